@@ -1,0 +1,40 @@
+//! Holdfast: the map.
+//!
+//! ```text
+//! main -> cli -> config -> (backup | restore | verify) -> repository -> (format | replica) -> (chunk | seal | source | store)
+//! ```
+//!
+//! Imports only point to the right; `tests/architecture.rs` says so. Bytes travel `source` -> `chunk` -> `seal` ->
+//! `format` (packs) -> `replica` -> `store` on a backup, and back the same way on a restore.
+//!
+//! | room | one sentence |
+//! |---|---|
+//! | [`cli`] | what the operator says and sees |
+//! | [`config`] | from file, environment and flags to validated settings |
+//! | [`backup`] | activity: source to snapshot |
+//! | [`restore`] | activity: snapshot to target |
+//! | [`verify`] | activity: is it all there, is it all right |
+//! | [`repository`] | typed objects kept safely: log, keys, index |
+//! | [`replica`] | the same repository at several stores |
+//! | [`format`] | structures to bytes and back, pure |
+//! | [`chunk`] | bytes to named chunks, pure |
+//! | [`seal`] | chunk to sealed frame and back, pure |
+//! | [`source`] | where bytes come from |
+//! | [`store`] | one bucket at one provider |
+//! | [`clock`] | time, chance and work, handed in |
+//! | [`progress`] | counters that a run writes and the terminal reads |
+
+pub mod backup;
+pub mod chunk;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod format;
+pub mod progress;
+pub mod replica;
+pub mod repository;
+pub mod restore;
+pub mod seal;
+pub mod source;
+pub mod store;
+pub mod verify;

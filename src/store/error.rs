@@ -1,0 +1,76 @@
+//! What a store can answer besides success, classed by what the caller does next.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The class of a store error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// The object (or the bucket) is not there.
+    NotFound,
+    /// Put-if-absent found an object of that name: what it holds is unknown until it is read.
+    AlreadyExists,
+    /// The store refuses this identity.
+    Denied,
+    /// Slow down; after the given time if the store said so.
+    Throttled(Option<Duration>),
+    /// No answer in time: whether the request was carried out is unknown.
+    TimedOut,
+    /// The store cannot be reached or failed inside: whether the request was carried out is unknown.
+    Unavailable,
+    /// The store has no room left.
+    Full,
+    /// What came back is not what was asked for (length, checksum).
+    Corrupt,
+    /// The request can never succeed as it is (name, size, range, unsupported).
+    Invalid,
+    /// Anything else; not worth repeating.
+    Other,
+}
+
+/// An error from one store about one object.
+#[derive(Debug)]
+pub struct StoreError {
+    /// What to do next.
+    pub kind: StoreErrorKind,
+    /// Which store, by its configured name.
+    pub store: String,
+    /// What was being done, e.g. `put data/ab/abcd…`.
+    pub action: String,
+    /// What the store or the system said.
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl StoreError {
+    /// Whether the same request may succeed when sent again.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self.kind,
+            StoreErrorKind::Throttled(_) | StoreErrorKind::TimedOut | StoreErrorKind::Unavailable | StoreErrorKind::Corrupt
+        )
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            StoreErrorKind::NotFound => "not found",
+            StoreErrorKind::AlreadyExists => "already exists",
+            StoreErrorKind::Denied => "permission denied",
+            StoreErrorKind::Throttled(_) => "throttled",
+            StoreErrorKind::TimedOut => "timed out",
+            StoreErrorKind::Unavailable => "unavailable",
+            StoreErrorKind::Full => "no space left",
+            StoreErrorKind::Corrupt => "damaged answer",
+            StoreErrorKind::Invalid => "invalid request",
+            StoreErrorKind::Other => "failed",
+        };
+        write!(f, "store {}: {}: {what}", self.store, self.action)
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|e| e.as_ref() as _)
+    }
+}

@@ -1,0 +1,1 @@
+//! The suite: one binary, one module per subject. `tests/architecture.rs` fails when a file here is not listed.
