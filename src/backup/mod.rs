@@ -1,1 +1,199 @@
-//! To come.
+//! Source to snapshot.
+
+use std::path::PathBuf;
+
+use crate::clock::Time;
+use crate::repository::error::RepositoryError;
+
+/// What one backup run is to do.
+#[derive(Clone, Debug)]
+pub struct BackupSettings {
+    /// What to back up: absolute paths.
+    pub paths: Vec<PathBuf>,
+    /// The path to record for the root instead of its own (only with one path).
+    pub recorded_as: Option<PathBuf>,
+    /// Recorded host name.
+    pub host: String,
+    /// Recorded user name.
+    pub user: String,
+    /// Recorded tags.
+    pub tags: Vec<String>,
+    /// Recorded label (the job's name).
+    pub label: String,
+    /// Recorded time; now when absent.
+    pub time: Option<Time>,
+    /// Recorded offset from UTC in seconds.
+    pub utc_offset_seconds: i32,
+    /// Glob patterns of what to leave out.
+    pub excludes: Vec<String>,
+    /// The same, ignoring case.
+    pub iexcludes: Vec<String>,
+    /// Files with such patterns.
+    pub exclude_files: Vec<PathBuf>,
+    /// Leave out the contents of tagged cache directories.
+    pub exclude_caches: bool,
+    /// Leave out directories that hold a file of one of these names.
+    pub exclude_if_present: Vec<String>,
+    /// Leave out files larger than this many bytes.
+    pub exclude_larger_than: Option<u64>,
+    /// Stay on the file system of each path.
+    pub one_file_system: bool,
+    /// Read every file, whatever the parent says.
+    pub force: bool,
+    /// Trust size and mtime alone (file systems whose inode numbers or ctimes are not stable).
+    pub ignore_inode: bool,
+    /// Do not compare ctime.
+    pub ignore_ctime: bool,
+    /// Say what would be done; write nothing.
+    pub dry_run: bool,
+    /// Bytes in flight.
+    pub memory: u64,
+    /// Target size of a data pack in bytes.
+    pub data_pack: u32,
+    /// Target size of a meta pack in bytes.
+    pub meta_pack: u32,
+    /// Plaintext bytes that small neighbours are grouped to.
+    pub group: u32,
+    /// Files read at once.
+    pub read_concurrency: usize,
+    /// Publish at least this often, in bytes sealed.
+    pub publish_bytes: u64,
+    /// Publish at least this often, in time.
+    pub publish_every: std::time::Duration,
+    /// Commit a partial snapshot at least this often.
+    pub partial_every: std::time::Duration,
+}
+
+impl Default for BackupSettings {
+    fn default() -> BackupSettings {
+        BackupSettings {
+            paths: Vec::new(),
+            recorded_as: None,
+            host: String::new(),
+            user: String::new(),
+            tags: Vec::new(),
+            label: String::new(),
+            time: None,
+            utc_offset_seconds: 0,
+            excludes: Vec::new(),
+            iexcludes: Vec::new(),
+            exclude_files: Vec::new(),
+            exclude_caches: false,
+            exclude_if_present: Vec::new(),
+            exclude_larger_than: None,
+            one_file_system: false,
+            force: false,
+            ignore_inode: false,
+            ignore_ctime: false,
+            dry_run: false,
+            memory: 128 << 20,
+            data_pack: 16 << 20,
+            meta_pack: 4 << 20,
+            group: 128 << 10,
+            read_concurrency: 2,
+            publish_bytes: 1 << 30,
+            publish_every: std::time::Duration::from_secs(60),
+            partial_every: std::time::Duration::from_secs(600),
+        }
+    }
+}
+
+/// How one replica came out of a run.
+#[derive(Clone, Debug)]
+pub struct ReplicaReport {
+    /// Its configured name.
+    pub name: String,
+    /// Whether its log holds the snapshot.
+    pub committed: bool,
+    /// Why it was left behind, if it was.
+    pub behind: Option<String>,
+    /// The class of that reason.
+    pub fault: Option<crate::repository::error::Fault>,
+    /// Bytes it acknowledged.
+    pub sent: u64,
+}
+
+/// What a backup did.
+#[derive(Clone, Debug, Default)]
+pub struct BackupReport {
+    /// Id of the snapshot; none after a dry run or when nothing was committed.
+    pub snapshot: Option<[u8; 32]>,
+    /// Id of the snapshot compared with.
+    pub parent: Option<[u8; 32]>,
+    /// Whether the snapshot is a partial one (the run was interrupted).
+    pub partial: bool,
+    /// Whether nothing was written on purpose.
+    pub dry_run: bool,
+    /// Counts of entries and bytes; the same figures stand in the snapshot.
+    pub statistics: Statistics,
+    /// Source items that could not be read or kept changing: path and reason (bounded; the count is in `statistics`).
+    pub problems: Vec<(String, String)>,
+    /// Things worth saying that are no errors.
+    pub notes: Vec<String>,
+    /// Each replica.
+    pub replicas: Vec<ReplicaReport>,
+    /// Replicas that had to commit.
+    pub quorum: usize,
+    /// How long it took.
+    pub duration: std::time::Duration,
+}
+
+/// Counts of one backup.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    /// Files that the parent did not have.
+    pub files_new: u64,
+    /// Files that differ from the parent.
+    pub files_changed: u64,
+    /// Files carried over.
+    pub files_unmodified: u64,
+    /// Directories that the parent did not have.
+    pub dirs_new: u64,
+    /// Directories whose metadata differ.
+    pub dirs_changed: u64,
+    /// Directories as they were.
+    pub dirs_unmodified: u64,
+    /// Links, pipes, sockets and devices.
+    pub others: u64,
+    /// Content bytes of all files.
+    pub bytes_processed: u64,
+    /// Content bytes read.
+    pub bytes_read: u64,
+    /// New data chunks.
+    pub data_chunks: u64,
+    /// New catalog nodes and content list nodes.
+    pub meta_chunks: u64,
+    /// Plaintext bytes of new chunks.
+    pub bytes_added: u64,
+    /// Sealed bytes of new chunks, once (not per replica).
+    pub bytes_added_stored: u64,
+    /// Source items with problems.
+    pub errors: u64,
+}
+
+/// Why a backup has no snapshot at quorum.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The repository or its stores.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// A setting that cannot be carried out (exit 2).
+    #[error("{0}")]
+    Settings(String),
+    /// None of the sources could be read (exit 1).
+    #[error("nothing to back up: {0}")]
+    NoSource(String),
+    /// Fewer replicas than the quorum have the snapshot (exit by class, else 1).
+    #[error("{message}")]
+    BelowQuorum {
+        /// Who has it, who may have it, who not, and why.
+        message: String,
+        /// The worst class among the replicas that failed.
+        fault: crate::repository::error::Fault,
+        /// What was done until then.
+        report: Box<BackupReport>,
+    },
+    /// Stopped on request before anything could be committed (exit 130 or 143).
+    #[error("interrupted before anything was committed")]
+    Interrupted,
+}
