@@ -28,7 +28,8 @@ pub struct Descent {
     /// No item before this key is wanted.
     from: Bytes,
     last_key: Option<Bytes>,
-    nodes_left: u64,
+    nodes_max: u64,
+    nodes_read: u64,
     ended: bool,
 }
 
@@ -37,7 +38,7 @@ impl Descent {
     /// itself over and over must not keep its reader forever.
     pub fn new(kind: TreeKind, root: Child, nodes_max: u64) -> Result<Descent, FormatError> {
         root.verify(WHAT, kind)?;
-        Ok(Descent { kind, root: Some(root), path: Vec::new(), from: Bytes::new(), last_key: None, nodes_left: nodes_max, ended: false })
+        Ok(Descent { kind, root: Some(root), path: Vec::new(), from: Bytes::new(), last_key: None, nodes_max, nodes_read: 0, ended: false })
     }
 
     /// What comes next.
@@ -75,7 +76,10 @@ impl Descent {
         let Step::Want(child) = self.step()? else {
             return Err(invalid(WHAT, "a node that was not asked for"));
         };
-        self.nodes_left = self.nodes_left.checked_sub(1).ok_or_else(|| invalid(WHAT, "more nodes than the reader allows"))?;
+        if self.nodes_read == self.nodes_max {
+            return Err(FormatError::OverLimit { what: "the nodes of a tree", limit: self.nodes_max });
+        }
+        self.nodes_read += 1;
         let node = Node::decode(plaintext, self.kind, Some(&child))?;
         match self.path.last_mut() {
             None => self.root = None,
@@ -114,7 +118,7 @@ impl Descent {
         }
     }
 
-    /// Of a catalog: passes over all items whose keys start with `prefix`, from here on.
+    /// Of a catalog: goes forward past all items whose keys start with `prefix` (and any that come before those).
     pub fn skip_prefix(&mut self, prefix: &[u8]) {
         let rest = prefix.iter().rposition(|byte| *byte < 0xff);
         match rest {

@@ -171,11 +171,13 @@ pub fn verify(entry: &Entry, key: &[u8]) -> Result<(), FormatError> {
     ensure(!entry.link_target.contains(&0), WHAT, "its link target holds a zero byte")?;
     if !entry.hard_link.is_empty() {
         catalog::verify_key(&entry.hard_link)?;
-        ensure(entry.hard_link[..] <= *key, WHAT, "its hard link points to a later entry")?;
     }
     match EntryKind::try_from(entry.kind) {
         Ok(EntryKind::Unknown) => return Err(invalid(WHAT, "no kind")),
-        Ok(EntryKind::File) => {}
+        Ok(EntryKind::File) => {
+            let whole = entry.content.is_some() || entry.size == 0 || entry.problem == Problem::Unreadable as i32;
+            ensure(whole, WHAT, "a file without its content")?;
+        }
         Ok(EntryKind::Symlink) => {
             let empty = entry.link_target.is_empty() && entry.problem != Problem::Unreadable as i32;
             ensure(!empty && entry.content.is_none(), WHAT, "a symbolic link without a target, or with content")?;

@@ -138,8 +138,9 @@ impl KeySlot {
         Ok(KeySlot { info: SlotInfo { unlock, repository_id, label: fields.label, created: fields.created }, clear, sealed })
     }
 
-    /// The root secret. A wrong key and a damaged slot look the same: [`FormatError::Sealed`].
-    pub fn unwrap(&self, kek: &Secret) -> Result<Secret, FormatError> {
+    /// The root secret of `repository`. A wrong key and a damaged slot look the same: [`FormatError::Sealed`].
+    pub fn unwrap(&self, kek: &Secret, repository: &Hash) -> Result<Secret, FormatError> {
+        ensure(self.info.repository_id == *repository, WHAT, "it belongs to another repository")?;
         let plain = crate::seal::open_structure(kek, &self.info.repository_id, Kind::KeySlot, &self.clear, &self.sealed)
             .map_err(|source| FormatError::Sealed { what: WHAT, source })?;
         secret(WHAT, plain)

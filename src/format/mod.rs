@@ -92,6 +92,14 @@ pub enum FormatError {
         /// The version or feature.
         why: Cow<'static, str>,
     },
+    /// More than the reader is willing to read.
+    #[error("reading {what}: more than the limit of {limit}")]
+    OverLimit {
+        /// The structure, and what was counted.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
     /// The value is outside what the format can hold; nothing was written.
     #[error("writing {what}: {why}")]
     Unwritable {

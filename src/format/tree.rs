@@ -89,7 +89,7 @@ impl Child {
         hash_field(what, &self.id)?;
         ensure(self.length >= 2 && self.length as usize <= NODE_MAX, what, "a node's length is out of bounds")?;
         ensure(self.level <= LEVEL_MAX, what, "a tree is too deep")?;
-        ensure(self.entries >= 1 << self.level.min(1) || self.level == 0, what, "an inner node without items")?;
+        ensure(self.entries > 0 || self.level == 0, what, "an inner node without items")?;
         ensure(self.entries > 0 || self.bytes == 0, what, "bytes without items")?;
         ensure(kind == TreeKind::Catalog || self.bytes >= self.entries, what, "items without bytes")
     }
@@ -130,6 +130,8 @@ struct Level {
     entries: u64,
     bytes: u64,
     closed: u64,
+    /// The node closed last.
+    last: Option<Child>,
 }
 
 const WHAT: &str = "a tree";
@@ -163,12 +165,10 @@ impl TreeBuilder {
         let mut at = 0;
         loop {
             let level = &self.levels[at];
-            let top = at + 1 == self.levels.len();
-            if top && at > 0 && level.closed == 0 && level.items == 1 {
-                return message(WHAT, Bytes::copy_from_slice(&self.scratch));
-            }
-            if top && level.closed == 0 {
-                return Ok(self.close(at, out)?.1);
+            if at + 1 == self.levels.len() {
+                // A top that would only name one node is not needed: that node is the root.
+                let only = at.checked_sub(1).filter(|_| level.items == 1).and_then(|below| self.levels[below].last.take());
+                return only.map_or_else(|| self.close(at, out).map(|(_, root)| root), Ok);
             }
             if level.items > 0 {
                 self.close_into_parent(at, out)?;
@@ -218,6 +218,7 @@ impl TreeBuilder {
         };
         let key = std::mem::take(&mut level.first_key);
         level.closed += 1;
+        level.last = Some(child.clone());
         level.restart(self.kind, at);
         out.push(NodeChunk { id, plaintext });
         Ok((key, child))
@@ -227,7 +228,7 @@ impl TreeBuilder {
 impl Level {
     fn new(kind: TreeKind, at: usize) -> Level {
         let (first_key, last_key) = (Vec::new(), Vec::new());
-        let mut level = Level { plaintext: Vec::new(), empty: 0, weight: 0, items: 0, first_key, last_key, entries: 0, bytes: 0, closed: 0 };
+        let mut level = Level { plaintext: Vec::new(), empty: 0, weight: 0, items: 0, first_key, last_key, entries: 0, bytes: 0, closed: 0, last: None };
         level.restart(kind, at);
         level
     }
