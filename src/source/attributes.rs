@@ -1,6 +1,6 @@
 //! Extended attributes, POSIX ACLs and capabilities among them, of any kind of item. Linux; elsewhere there are none.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::source::directory::Found;
 use crate::source::error::SourceError;
@@ -23,11 +23,16 @@ pub struct Attributes {
 /// Reads the attributes of an item by its name in its parent, without following a link and without opening it: needs no
 /// right to read the item itself. A file system without attributes has none.
 pub fn read_xattrs(found: &Found) -> Result<Attributes, SourceError> {
-    linux::of_name(&found.parent.fd, found.name.as_encoded_bytes(), &|| found.path())
+    read_xattrs_at(&proc_path(&found.parent.fd, found.name.as_encoded_bytes()), true, &|| found.path())
+}
+
+/// Reads the attributes of what a path leads to, of a link itself if `on_link`; `path` is asked for messages only.
+pub fn read_xattrs_at(target: &[u8], on_link: bool, path: &dyn Fn() -> PathBuf) -> Result<Attributes, SourceError> {
+    linux::of_path(target, on_link, path)
 }
 
 /// Reads the attributes of an open file or directory; `path` is asked for messages only.
-pub fn read_open_xattrs(fd: &impl std::os::fd::AsFd, path: &dyn Fn() -> std::path::PathBuf) -> Result<Attributes, SourceError> {
+pub fn read_open_xattrs(fd: &impl std::os::fd::AsFd, path: &dyn Fn() -> PathBuf) -> Result<Attributes, SourceError> {
     linux::of_open(fd.as_fd(), path)
 }
 
@@ -44,9 +49,9 @@ pub fn proc_path(directory: &impl std::os::fd::AsRawFd, name: &[u8]) -> Vec<u8> 
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use super::{Attributes, LONGEST_VALUE, Path, SourceError, proc_path};
+    use super::{Attributes, LONGEST_VALUE, Path, SourceError};
     use rustix::io::Errno;
-    use std::os::fd::{AsRawFd, BorrowedFd};
+    use std::os::fd::BorrowedFd;
     use std::path::PathBuf;
 
     /// Longest list of names Linux gives.
@@ -54,13 +59,12 @@ mod linux {
     /// What nearly every list and value fits in.
     const USUAL: usize = 1 << 10;
 
-    pub fn of_name(parent: &impl AsRawFd, name: &[u8], path: &dyn Fn() -> PathBuf) -> Result<Attributes, SourceError> {
-        let target = proc_path(parent, name);
-        read(
-            &|buf| rustix::fs::llistxattr(target.as_slice(), buf),
-            &|name, buf| rustix::fs::lgetxattr(target.as_slice(), name, buf),
-            path,
-        )
+    pub fn of_path(target: &[u8], on_link: bool, path: &dyn Fn() -> PathBuf) -> Result<Attributes, SourceError> {
+        if on_link {
+            read(&|buf| rustix::fs::llistxattr(target, buf), &|name, buf| rustix::fs::lgetxattr(target, name, buf), path)
+        } else {
+            read(&|buf| rustix::fs::listxattr(target, buf), &|name, buf| rustix::fs::getxattr(target, name, buf), path)
+        }
     }
 
     pub fn of_open(fd: BorrowedFd<'_>, path: &dyn Fn() -> PathBuf) -> Result<Attributes, SourceError> {
@@ -115,7 +119,7 @@ mod linux {
     use super::{Attributes, SourceError};
     use std::path::PathBuf;
 
-    pub fn of_name<T>(_: &T, _: &[u8], _: &dyn Fn() -> PathBuf) -> Result<Attributes, SourceError> {
+    pub fn of_path(_: &[u8], _: bool, _: &dyn Fn() -> PathBuf) -> Result<Attributes, SourceError> {
         Ok(Attributes::default())
     }
 

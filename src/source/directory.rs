@@ -377,8 +377,7 @@ impl Walk {
                 let start = self.stack.iter().rposition(|f| f.handle.is_some());
                 let mut fd: Option<OwnedFd> = None;
                 for i in start.map_or(0, |s| s + 1)..=last {
-                    let from = self.stack[..i].last().map_or(0, |f| f.key_length);
-                    let name = self.key[from..self.stack[i].key_length].strip_prefix(&[0]).unwrap_or(&self.key[from..self.stack[i].key_length]);
+                    let name = self.key[..self.stack[i].key_length].rsplit(|b| *b == 0).next().unwrap_or_default();
                     let above = self.stack[..i].last().and_then(|f| f.handle.as_deref());
                     let next = match (&fd, above) {
                         (Some(fd), _) => rustix::fs::openat(fd, name, flags, Mode::empty()),
