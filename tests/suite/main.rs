@@ -1,1 +1,5 @@
 //! The suite: one binary, one module per subject. `tests/architecture.rs` fails when a file here is not listed.
+
+mod restore_target;
+mod source_tree;
+mod support;
