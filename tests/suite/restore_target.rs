@@ -226,8 +226,11 @@ fn one_changed_byte_costs_one_write_and_an_equal_file_none() {
     let mut expected = bytes;
     expected[77..84].copy_from_slice(b"changed");
     assert_eq!(fs::read(to.path().join("f")).expect("reading"), expected);
+    // Held open, so that its inode is not given to the next file.
+    let old = fs::File::open(to.path().join("f")).expect("opening");
     target.open_for_write(b"f", 3, Existing::Replace).expect("opening").finish().expect("finishing");
     assert_ne!(fs::metadata(to.path().join("f")).expect("metadata").ino(), inode);
+    assert_eq!(old.metadata().expect("metadata").len(), 1 << 20);
 }
 
 #[test]
