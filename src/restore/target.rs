@@ -125,13 +125,7 @@ impl Target {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| failed("opening the target")(e.into()))?;
-        Ok(Target {
-            path: dir.to_owned(),
-            settings,
-            owners: Mutex::default(),
-            root: Arc::new(root),
-            open: Mutex::default(),
-        })
+        Ok(Target { path: dir.to_owned(), settings, owners: Mutex::default(), root: Arc::new(root), open: Mutex::default() })
     }
 
     /// What stands at `key` now, not following it: `None` when nothing does, or when what leads to it is no directory.
@@ -347,7 +341,14 @@ impl Target {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let is_in = |k: &[u8]| k.strip_prefix(key).is_some_and(|rest| rest.first().is_none_or(|b| *b == 0));
         // All that begin with the key stand together, those of longer names among them.
-        let within: Vec<_> = open.handles.range(key.to_vec()..).map(|(k, _)| k).take_while(|k| k.starts_with(key)).filter(|k| is_in(k)).cloned().collect();
+        let within: Vec<_> = open
+            .handles
+            .range(key.to_vec()..)
+            .map(|(k, _)| k)
+            .take_while(|k| k.starts_with(key))
+            .filter(|k| is_in(k))
+            .cloned()
+            .collect();
         for k in within {
             open.handles.remove(&k);
         }

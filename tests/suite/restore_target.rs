@@ -19,7 +19,13 @@ use holdfast::source::reading::{Segment, open_file, read_link};
 use crate::support::source_tree::{awkward, deep_chain, noise, remove_chain};
 
 fn walk(root: &Path, mut each: impl FnMut(Found)) {
-    let settings = WalkSettings { one_file_system: false, exclude_caches: false, filter: Filter::default(), names_memory: 1 << 20, temp_dir: std::env::temp_dir() };
+    let settings = WalkSettings {
+        one_file_system: false,
+        exclude_caches: false,
+        filter: Filter::default(),
+        names_memory: 1 << 20,
+        temp_dir: std::env::temp_dir(),
+    };
     let mut walk = Walk::open(root, settings).expect("opening the root");
     while let Some(walked) = walk.next() {
         match walked {
@@ -81,7 +87,11 @@ fn copy(from: &Path, target: &Target) -> BTreeMap<Vec<u8>, (Outcome, Applied)> {
             folders.push((key, entry, xattrs, made));
             return;
         }
-        let of_group = if meta.nlink > 1 { Some(first.entry((meta.device_id, meta.inode)).or_insert_with(|| key.clone()).clone()) } else { None };
+        let of_group = if meta.nlink > 1 {
+            Some(first.entry((meta.device_id, meta.inode)).or_insert_with(|| key.clone()).clone())
+        } else {
+            None
+        };
         let outcome = match (of_group, EntryKind::try_from(entry.kind).expect("a kind")) {
             (Some(group), _) if group != key => target.hard_link(&group, &key).expect("a hard link"),
             (_, EntryKind::Symlink) => target.symlink(&key, &read_link(&found).expect("a link")).expect("a link"),
@@ -89,7 +99,13 @@ fn copy(from: &Path, target: &Target) -> BTreeMap<Vec<u8>, (Outcome, Applied)> {
                 let file = open_file(&found).expect("opening");
                 let writer = target.open_for_write(&key, meta.size, Existing::Compare).expect("a file");
                 for (i, segment) in file.segments().enumerate() {
-                    let at = file.segments().take(i).map(|s| match s { Segment::Data(_, n) | Segment::Hole(n) => n }).sum();
+                    let at = file
+                        .segments()
+                        .take(i)
+                        .map(|s| match s {
+                            Segment::Data(_, n) | Segment::Hole(n) => n,
+                        })
+                        .sum();
                     match segment {
                         Segment::Hole(length) => writer.hole(at, length).expect("a hole"),
                         Segment::Data(offset, length) => {
@@ -139,7 +155,10 @@ fn seen(root: &Path) -> BTreeMap<Vec<u8>, Seen> {
         let twin = first.entry((m.device_id, m.inode)).or_insert_with(|| found.key.clone()).clone();
         let size = if m.kind == Kind::Directory { 0 } else { m.size };
         let attributes = read_xattrs(&found).expect("attributes").list;
-        all.insert(found.key, (m.kind, size, m.mode, (m.uid, m.gid), m.mtime, m.rdev, link, attributes, segments, hash.finalize(), twin));
+        all.insert(
+            found.key,
+            (m.kind, size, m.mode, (m.uid, m.gid), m.mtime, m.rdev, link, attributes, segments, hash.finalize(), twin),
+        );
     });
     all
 }
@@ -168,7 +187,11 @@ fn an_awkward_tree_comes_back_as_it_was_and_a_second_time_nothing_is_written() {
         if key.len() < 1000 && !twins(&key) {
             // A file with several names is written afresh: the other names may not be ours.
             let touched = ["", "twins"].iter().any(|k| k.as_bytes() == key);
-            assert!(outcome == Outcome::Unchanged && (touched || applied.outcome == Outcome::Unchanged), "{}", key.escape_ascii());
+            assert!(
+                outcome == Outcome::Unchanged && (touched || applied.outcome == Outcome::Unchanged),
+                "{}",
+                key.escape_ascii()
+            );
         }
     }
     for root in [from, to.as_path()] {
@@ -187,7 +210,11 @@ fn only_what_differs_is_rewritten_and_everything_wrong_is_mended() {
     let large = fs::OpenOptions::new().write(true).open(to.join("mode-0777")).expect("opening");
     large.write_all_at(b"!", 0).expect("writing");
     fs::OpenOptions::new().append(true).open(to.join("zeros")).and_then(|f| f.set_len(5 << 20)).expect("extending");
-    fs::OpenOptions::new().write(true).open(to.join("hole-between")).and_then(|f| f.write_all_at(b"no hole", 3 << 20)).expect("writing");
+    fs::OpenOptions::new()
+        .write(true)
+        .open(to.join("hole-between"))
+        .and_then(|f| f.write_all_at(b"no hole", 3 << 20))
+        .expect("writing");
     fs::OpenOptions::new().write(true).open(to.join("hole-end")).and_then(|f| f.set_len(10)).expect("cutting");
     fs::remove_file(to.join("socket")).and_then(|()| fs::write(to.join("socket"), b"a file")).expect("replacing");
     fs::remove_file(to.join("link-up")).and_then(|()| symlink("elsewhere", to.join("link-up"))).expect("replacing");
@@ -388,7 +415,9 @@ fn paths_of_any_depth_are_reached_with_few_handles_and_from_many_threads() {
         }
     });
     let mut files = 0;
-    walk(to.path(), |found| files += usize::from(found.meta.kind == Kind::File && found.meta.size == 6 && found.meta.mode == 0o644));
+    walk(to.path(), |found| {
+        files += usize::from(found.meta.kind == Kind::File && found.meta.size == 6 && found.meta.mode == 0o644)
+    });
     assert_eq!(files, 24);
     fs::remove_dir_all(to.path().join("deep")).expect("removing the chain");
     let other = folder();
@@ -428,7 +457,9 @@ fn metadata_that_cannot_be_set_is_named_and_the_rest_is_set() {
     let target = open(to.path());
     target.open_for_write(b"f", 0, Existing::Compare).and_then(|w| w.finish()).expect("a file");
     let entry = Entry { mtime_nanos: 4_000_000_000, ..file_entry(0o640) };
-    let applied = target.metadata(b"f", &entry, &[(b"nonsense".to_vec(), b"y".to_vec()), (b"user.ok".to_vec(), b"y".to_vec())]).expect("metadata");
+    let applied = target
+        .metadata(b"f", &entry, &[(b"nonsense".to_vec(), b"y".to_vec()), (b"user.ok".to_vec(), b"y".to_vec())])
+        .expect("metadata");
     let said: Vec<String> = applied.warnings.iter().map(ToString::to_string).collect();
     assert!(said.len() == 2 && said[0].contains("nonsense") && said[1].contains("4000000000"), "{said:?}");
     assert_eq!(fs::metadata(to.path().join("f")).expect("metadata").mode() & 0o7777, 0o640);
@@ -445,9 +476,16 @@ fn owners_go_by_number_or_by_name() {
         return;
     }
     let to = folder();
-    let entry = Entry { uid: 4242, gid: 4243, user: Bytes::from_static(b"root"), group: Bytes::from_static(b"no-such-group"), ..file_entry(0o600) };
+    let entry = Entry {
+        uid: 4242,
+        gid: 4243,
+        user: Bytes::from_static(b"root"),
+        group: Bytes::from_static(b"no-such-group"),
+        ..file_entry(0o600)
+    };
     let owners = |numeric_ids| {
-        let target = Target::open(to.path(), false, TargetSettings { numeric_ids, ..TargetSettings::default() }).expect("opening");
+        let target =
+            Target::open(to.path(), false, TargetSettings { numeric_ids, ..TargetSettings::default() }).expect("opening");
         target.open_for_write(b"f", 0, Existing::Replace).and_then(|w| w.finish()).expect("a file");
         target.metadata(b"f", &entry, &[]).expect("metadata");
         let made = fs::metadata(to.path().join("f")).expect("metadata");

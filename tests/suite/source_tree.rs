@@ -18,7 +18,13 @@ use holdfast::source::reading::{Segment, Small, open_file, read_link, read_small
 use crate::support::source_tree::{ACL, awkward, deep_chain, keys_below, noise, remove_chain};
 
 fn settings() -> WalkSettings {
-    WalkSettings { one_file_system: false, exclude_caches: false, filter: Filter::default(), names_memory: 1 << 20, temp_dir: std::env::temp_dir() }
+    WalkSettings {
+        one_file_system: false,
+        exclude_caches: false,
+        filter: Filter::default(),
+        names_memory: 1 << 20,
+        temp_dir: std::env::temp_dir(),
+    }
 }
 
 fn filtered(excludes: &[&str]) -> WalkSettings {
@@ -94,7 +100,11 @@ fn a_walk_finds_everything_in_catalog_order_as_the_system_sees_it() {
         if meta.kind == Kind::File {
             assert_eq!(meta.size, there.size());
         }
-        let named: Vec<u8> = if found.key.is_empty() { b".".to_vec() } else { found.key.rsplit(|b| *b == 0).next().map(<[u8]>::to_vec).unwrap_or_default() };
+        let named: Vec<u8> = if found.key.is_empty() {
+            b".".to_vec()
+        } else {
+            found.key.rsplit(|b| *b == 0).next().map(<[u8]>::to_vec).unwrap_or_default()
+        };
         assert_eq!(found.name.as_bytes(), named);
     }
     let last = items.iter().find(|f| f.key.ends_with(b"\0last")).expect("the file at the end of the chain");
@@ -225,7 +235,15 @@ fn a_root_may_be_anything() {
     fs::create_dir(at.join("inner")).expect("a folder");
     fs::write(at.join("inner/f"), b"").expect("writing");
     symlink("inner", at.join("link")).expect("a link");
-    for (root, kind, count) in [("file", Kind::File, 1), ("link", Kind::Symlink, 1), ("link/", Kind::Directory, 2), ("link/.", Kind::Directory, 2), ("inner", Kind::Directory, 2), ("inner/", Kind::Directory, 2), ("inner/../link/..", Kind::Directory, 5)] {
+    for (root, kind, count) in [
+        ("file", Kind::File, 1),
+        ("link", Kind::Symlink, 1),
+        ("link/", Kind::Directory, 2),
+        ("link/.", Kind::Directory, 2),
+        ("inner", Kind::Directory, 2),
+        ("inner/", Kind::Directory, 2),
+        ("inner/../link/..", Kind::Directory, 5),
+    ] {
         let (items, problems, _) = walk_with(&at.join(root), settings(), |_| {});
         assert!(problems.is_empty());
         assert_eq!((items[0].key.len(), items[0].meta.kind, items.len()), (0, kind, count), "{root}");
@@ -402,8 +420,26 @@ fn what_is_left_out_is_left_out_with_all_below() {
     fs::write(at.join("c").join(tag), "no signature").expect("writing");
     let all = keys(&at, settings());
     assert_eq!(all.len(), 17);
-    assert_eq!(keys(&at, filtered(&["b"])), ["", "a", "a/x", "a/x/f.o", "c", "c/CACHEDIR.TAG", "c/f.o", "cache", "cache/CACHEDIR.TAG", "cache/data", "cache/data/f.o"]);
-    assert_eq!(keys(&at, filtered(&["*", "!b", "!keep"])), ["", "b", "b/keep", "b/keep/deep", "b/keep/deep/f.o", "b/other", "b/other/f.o"]);
+    assert_eq!(
+        keys(&at, filtered(&["b"])),
+        [
+            "",
+            "a",
+            "a/x",
+            "a/x/f.o",
+            "c",
+            "c/CACHEDIR.TAG",
+            "c/f.o",
+            "cache",
+            "cache/CACHEDIR.TAG",
+            "cache/data",
+            "cache/data/f.o"
+        ]
+    );
+    assert_eq!(
+        keys(&at, filtered(&["*", "!b", "!keep"])),
+        ["", "b", "b/keep", "b/keep/deep", "b/keep/deep/f.o", "b/other", "b/other/f.o"]
+    );
     assert_eq!(keys(&at, filtered(&["top", "*"])), [""], "the root that was named stays");
     assert_eq!(keys(&at, filtered(&["top"])), all, "a pattern for the root itself leaves out nothing");
     assert_eq!(keys(&at, filtered(&[&format!("{}/b", at.display())])).len(), all.len() - 6);
@@ -427,7 +463,14 @@ fn content_is_read_whole_or_handed_on() {
     assert_eq!(buffer, bytes);
     let Ok(Small::Large(mut file)) = read_small(&found, 9_999, &mut buffer) else { panic!("larger than asked for") };
     let mut piece = vec![0; 7_000];
-    assert_eq!((file.read(&mut piece).expect("reading"), file.read(&mut piece).expect("reading"), file.read(&mut piece).expect("reading")), (7_000, 3_000, 0));
+    assert_eq!(
+        (
+            file.read(&mut piece).expect("reading"),
+            file.read(&mut piece).expect("reading"),
+            file.read(&mut piece).expect("reading")
+        ),
+        (7_000, 3_000, 0)
+    );
     assert!(file.stat_again().expect("metadata").same_content(&file.meta));
     fs::write(at.join("f"), b"other").expect("writing");
     assert!(!file.stat_again().expect("metadata").same_content(&file.meta));
@@ -448,7 +491,8 @@ fn a_pipe_in_a_files_place_does_not_hold_the_walk_up() {
     fs::write(dir.path().join("f"), b"x").expect("writing");
     let found = find(dir.path(), "f");
     fs::remove_file(dir.path().join("f")).expect("removing");
-    rustix::fs::mknodat(rustix::fs::CWD, dir.path().join("f"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).expect("a pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, dir.path().join("f"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+        .expect("a pipe");
     assert!(matches!(open_file(&found), Err(SourceError::Replaced { .. })));
 }
 

@@ -12,8 +12,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, Xat
 
 /// POSIX ACL in its attribute form: owner rw, user 1000 r, group r, mask rw, others nothing.
 pub const ACL: &[u8] = &[
-    2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 232, 3, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255, 16, 0, 6, 0, 255, 255, 255,
-    255, 32, 0, 0, 0, 255, 255, 255, 255,
+    2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 232, 3, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255, 16, 0, 6, 0, 255, 255,
+    255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
 ];
 /// The capability to bind low ports, permitted and effective, in its attribute form.
 pub const CAPABILITY: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -74,10 +74,30 @@ pub fn remove_chain(at: &Path, name: &str) -> io::Result<()> {
 
 /// Names that have been trouble to someone.
 pub fn odd_names() -> Vec<OsString> {
-    let mut names: Vec<OsString> = ["a", "a-", "a.b", "a b", " lead", "trail ", "new\nline", "tab\t\u{1b}[31m", "-rf", "~", "*", "\\", "é", "e\u{301}", "日本", "CON", "a:b", "...", "\u{7f}"]
-        .iter()
-        .map(OsString::from)
-        .collect();
+    let mut names: Vec<OsString> = [
+        "a",
+        "a-",
+        "a.b",
+        "a b",
+        " lead",
+        "trail ",
+        "new\nline",
+        "tab\t\u{1b}[31m",
+        "-rf",
+        "~",
+        "*",
+        "\\",
+        "é",
+        "e\u{301}",
+        "日本",
+        "CON",
+        "a:b",
+        "...",
+        "\u{7f}",
+    ]
+    .iter()
+    .map(OsString::from)
+    .collect();
     names.push(OsString::from_vec(vec![b'x', 0xff, 0xfe, b'y']));
     names.push(OsString::from_vec(vec![1]));
     names.push(OsString::from("n".repeat(255)));
@@ -125,7 +145,13 @@ fn holes(at: &Path, skipped: &mut Skipped) {
 }
 
 fn links(at: &Path, skipped: &mut Skipped) {
-    for (name, to) in [("link", "large"), ("link-nowhere", "no/such/place"), ("link-loop", "link-loop"), ("link-up", "../.."), ("link-folder", "folders")] {
+    for (name, to) in [
+        ("link", "large"),
+        ("link-nowhere", "no/such/place"),
+        ("link-loop", "link-loop"),
+        ("link-up", "../.."),
+        ("link-folder", "folders"),
+    ] {
         skipped.unless("a symbolic link", symlink(to, at.join(name)));
     }
     skipped.unless("a long link", symlink("l".repeat(4000), at.join("link-long")));
@@ -134,7 +160,8 @@ fn links(at: &Path, skipped: &mut Skipped) {
     for name in ["b-second", "twins/third"] {
         skipped.unless("a hard link", fs::hard_link(at.join("large"), at.join(name)));
     }
-    skipped.unless("a hard link to a link", rustix::fs::linkat(CWD, at.join("link"), CWD, at.join("link-twin"), AtFlags::empty()));
+    skipped
+        .unless("a hard link to a link", rustix::fs::linkat(CWD, at.join("link"), CWD, at.join("link-twin"), AtFlags::empty()));
 }
 
 fn special_files(at: &Path, skipped: &mut Skipped) {
