@@ -1,0 +1,3 @@
+//! What several subjects of the suite need.
+
+pub mod source_tree;
