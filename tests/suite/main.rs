@@ -1,3 +1,7 @@
 //! The suite: one binary, one module per subject. `tests/architecture.rs` fails when a file here is not listed.
-mod seal_props;
+mod format_golden;
+mod format_hostile;
 mod format_props;
+mod format_samples;
+mod fuzz_parsers;
+mod seal_props;
