@@ -211,7 +211,8 @@ fn every_flipped_bit_and_every_missing_byte_is_noticed() {
         let structure = seal_structure(&secret, &[2; 32], Kind::Record, b"place", &plain, ENTROPY);
         let open_frame = |bytes: &[u8]| sealer.open(Kind::Data, frame.shape, bytes);
         let open_structure = |bytes: &[u8]| open_structure(&secret, &[2; 32], Kind::Record, b"place", bytes);
-        let doors: [(&[u8], usize, &dyn Fn(&[u8]) -> Result<Vec<u8>, SealError>); 2] =
+        type Door<'a> = (&'a [u8], usize, &'a dyn Fn(&[u8]) -> Result<Vec<u8>, SealError>);
+        let doors: [Door<'_>; 2] =
             [(&frame.bytes, FRAME_OVERHEAD, &open_frame), (&structure, STRUCTURE_OVERHEAD, &open_structure)];
         for (stored, overhead, open) in doors {
             assert_eq!(open(stored).expect("opened"), plain);
@@ -358,7 +359,7 @@ fn a_compression_bomb_is_refused() {
         let mut aad = b"HFfr".to_vec();
         aad.extend_from_slice(&[2; 32]);
         aad.push(1);
-        aad.extend_from_slice(&(plain_len as u32).to_le_bytes());
+        aad.extend_from_slice(&u32::to_le_bytes(plain_len));
         aad.push(1);
         aad.extend_from_slice(&[0; 4]);
         let mut stored = [&[0; 24][..], packed].concat();
