@@ -22,6 +22,11 @@ use holdfast::seal::key::{KdfParams, RepositoryKeys, Secret};
 use holdfast::seal::{Kind, seal_structure};
 use prost::Message;
 
+/// From fields to stored bytes.
+type Wrap = Box<dyn Fn(&[u8]) -> Vec<u8>>;
+/// From stored bytes to fields.
+type Read = Box<dyn Fn(&[u8]) -> Result<Vec<u8>, FormatError>>;
+
 /// A structure, and how to make and read its stored bytes.
 pub struct Sample {
     /// Its name in FORMAT.md.
@@ -29,9 +34,9 @@ pub struct Sample {
     /// Its fields: what stands in the clear of it, or is sealed.
     pub plain: Vec<u8>,
     /// Fields to stored bytes.
-    pub wrap: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    pub wrap: Wrap,
     /// Stored bytes through the reader; gives the fields as the reader understood them.
-    pub read: Box<dyn Fn(&[u8]) -> Result<Vec<u8>, FormatError>>,
+    pub read: Read,
     /// The sample's bytes as the code under test writes them.
     pub written: Bytes,
 }
