@@ -1,5 +1,10 @@
 //! The suite: one binary, one module per subject. `tests/architecture.rs` fails when a file here is not listed.
 
+mod format_golden;
+mod format_hostile;
+mod format_props;
+mod format_samples;
+mod fuzz_parsers;
 mod restore_target;
 mod seal_props;
 mod source_tree;
