@@ -1,1 +1,5 @@
 //! The suite: one binary, one module per subject. `tests/architecture.rs` fails when a file here is not listed.
+
+mod store_contract;
+mod store_wrappers;
+mod support;
