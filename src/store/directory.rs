@@ -157,7 +157,7 @@ impl Place {
     fn open_at(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let path = if path.is_empty() { "." } else { path };
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.handle, path, flags, Mode::from_raw_mode((0o600 | self.group & 0o060)))
+        rustix::fs::openat(&self.handle, path, flags, Mode::from_raw_mode(0o600 | self.group & 0o060))
     }
 
     fn stat_at(&self, path: &str) -> Result<Stat, Errno> {
@@ -470,7 +470,33 @@ impl Store for DirectoryStore {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use bytes::Bytes;
+    use rustix::io::Errno;
+
+    use super::{DirectoryStore, classed};
+    use crate::clock::{Env, Time};
+    use crate::store::Store;
+    use crate::store::error::StoreErrorKind;
+    use crate::store::name::ObjectName;
+
+    #[test]
+    fn errors_are_classed_by_what_to_do_next() {
+        let table = [
+            (StoreErrorKind::Full, vec![Errno::NOSPC, Errno::DQUOT]),
+            (StoreErrorKind::Denied, vec![Errno::ACCESS, Errno::PERM, Errno::ROFS]),
+            (StoreErrorKind::Unavailable, vec![Errno::IO, Errno::STALE, Errno::MFILE]),
+            (StoreErrorKind::NotFound, vec![Errno::NOENT]),
+            (StoreErrorKind::AlreadyExists, vec![Errno::EXIST]),
+            (StoreErrorKind::Invalid, vec![Errno::ISDIR, Errno::NOTDIR, Errno::LOOP]),
+        ];
+        for (kind, errors) in table {
+            for e in errors {
+                assert_eq!(classed(e), kind, "{e}");
+            }
+        }
+    }
 
     /// File systems without hard links cannot be had in a test: the other way is taken by force.
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! The contract of a store: one list of cases, run for every provider and every wrapper.
 //!
-//! A provider joins with one line in `contract!`: how to open it, again and again, over one fresh and empty place.
+//! A provider joins with one line in `contract!`: in which world it lives, over how many names 64 writers race, and how
+//! to open it, again and again, over one fresh and empty place.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -29,6 +30,7 @@ type Open = Box<dyn Fn() -> Arc<dyn Store> + Send + Sync>;
 struct Place {
     env: Env,
     open: Open,
+    races: usize,
 }
 
 impl Place {
@@ -43,7 +45,9 @@ enum World {
     Real,
 }
 
-fn run<F: Future<Output = ()>>(world: World, subject: impl Fn(&Env, &Path) -> Open, case: impl FnOnce(Place) -> F) {
+fn run<F: Future<Output = ()>>(
+    world: World, races: usize, subject: impl Fn(&Env, &Path) -> Open, case: impl FnOnce(Place) -> F,
+) {
     let folder = tempfile::tempdir().unwrap();
     let (mut builder, env): (_, fn() -> Env) = match world {
         World::Paused => {
@@ -56,7 +60,7 @@ fn run<F: Future<Output = ()>>(world: World, subject: impl Fn(&Env, &Path) -> Op
     builder.enable_all().build().unwrap().block_on(async {
         let env = env();
         let open = subject(&env, &folder.path().join("store"));
-        case(Place { env, open }).await;
+        case(Place { env, open, races }).await;
     });
 }
 
@@ -106,20 +110,20 @@ fn all_of_them(env: &Env, inner: Arc<dyn Store>) -> Arc<dyn Store> {
 }
 
 macro_rules! cases {
-    ($world:expr, $subject:expr, $($case:ident)*) => {$(
+    ($world:expr, $races:expr, $subject:expr, $($case:ident)*) => {$(
         #[test]
         fn $case() {
             use super::{all_of_them, directory, limit, memory, meter, opened_by_url, retry, wrapped};
             let _ = (all_of_them, directory, limit, memory, meter, opened_by_url, retry, wrapped);
-            super::run($world, $subject, super::$case);
+            super::run($world, $races, $subject, super::$case);
         }
     )*};
 }
 
 macro_rules! contract {
-    ($($name:ident: $world:expr, $subject:expr;)*) => {$(
+    ($($name:ident: $world:expr, $races:expr, $subject:expr;)*) => {$(
         mod $name {
-            cases!($world, $subject,
+            cases!($world, $races, $subject,
                 put_creates_and_get_returns
                 put_never_overwrites
                 of_many_puts_one_succeeds
@@ -138,16 +142,16 @@ macro_rules! contract {
 }
 
 contract! {
-    in_memory: super::World::Paused, memory;
-    in_memory_retry: super::World::Paused, wrapped(retry, memory);
-    in_memory_limit: super::World::Paused, wrapped(limit, memory);
-    in_memory_meter: super::World::Paused, wrapped(meter, memory);
-    in_memory_wrapped: super::World::Paused, wrapped(all_of_them, memory);
-    in_directory: super::World::Real, directory;
-    in_directory_retry: super::World::Real, wrapped(retry, directory);
-    in_directory_limit: super::World::Real, wrapped(limit, directory);
-    in_directory_meter: super::World::Real, wrapped(meter, directory);
-    in_directory_by_url: super::World::Real, opened_by_url;
+    in_memory: super::World::Paused, 200, memory;
+    in_memory_retry: super::World::Paused, 200, wrapped(retry, memory);
+    in_memory_limit: super::World::Paused, 200, wrapped(limit, memory);
+    in_memory_meter: super::World::Paused, 200, wrapped(meter, memory);
+    in_memory_wrapped: super::World::Paused, 200, wrapped(all_of_them, memory);
+    in_directory: super::World::Real, 200, directory;
+    in_directory_retry: super::World::Real, 20, wrapped(retry, directory);
+    in_directory_limit: super::World::Real, 20, wrapped(limit, directory);
+    in_directory_meter: super::World::Real, 20, wrapped(meter, directory);
+    in_directory_by_url: super::World::Real, 20, opened_by_url;
 }
 
 async fn list(store: &dyn Store, prefix: &str) -> Vec<ObjectInfo> {
@@ -203,7 +207,7 @@ async fn put_never_overwrites(at: Place) {
 
 async fn of_many_puts_one_succeeds(at: Place) {
     let stores: Vec<_> = (0..8).map(|_| at.store()).collect();
-    for round in 0..200 {
+    for round in 0..at.races {
         let object = name(&format!("log/{}/{round:020}", round % 3));
         let racers: Vec<_> = (0..64)
             .map(|racer| {
@@ -224,7 +228,7 @@ async fn of_many_puts_one_succeeds(at: Place) {
             assert_eq!(store.get(&object, None).await.unwrap(), winners[0], "{object}");
         }
     }
-    assert_eq!(list(&*stores[0], "").await.len(), 200);
+    assert_eq!(list(&*stores[0], "").await.len(), at.races);
 }
 
 async fn bodies_of_every_size(at: Place) {
