@@ -303,11 +303,11 @@ async fn throttling_halves_once_and_success_adds_one() {
     let store = Limited::new(&env, slow, &settings, pressure.clone());
     assert!(put_all(&store, 0, 8, 1).await.iter().all(Result::is_err));
     assert_eq!(pressure.allowed(), 4);
-    // Four at once now: one second; four successes make it five.
-    put_all(&store, 10, 14, 1).await;
-    assert_eq!((env.elapsed().as_secs(), pressure.allowed()), (2, 5));
+    // Four at once now: eight take two seconds. After four successes it is five, after five more six.
+    put_all(&store, 10, 18, 1).await;
+    assert_eq!((env.elapsed().as_secs(), pressure.allowed()), (3, 5));
     put_all(&store, 20, 25, 1).await;
-    assert_eq!((env.elapsed().as_secs(), pressure.allowed()), (3, 6));
+    assert_eq!((env.elapsed().as_secs(), pressure.allowed()), (4, 6));
     for round in 1..10 {
         put_all(&store, round * 100, round * 100 + 8, 1).await;
     }
