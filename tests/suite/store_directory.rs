@@ -202,6 +202,10 @@ async fn a_store_is_opened_where_it_is_or_made_where_that_is_asked_for() {
     open(&deep, true).unwrap();
     open(&deep, false).unwrap();
     assert_eq!(fs::metadata(&deep).unwrap().permissions().mode() & 0o777, 0o700, "made for the owner alone");
+    symlink(folder.path().join("nowhere"), folder.path().join("broken")).unwrap();
+    for root in ["broken", "broken/store"] {
+        assert_eq!(open(&folder.path().join(root), true).unwrap_err().kind, StoreErrorKind::NotFound, "{root}");
+    }
     fs::write(folder.path().join("file"), "").unwrap();
     for create in [false, true] {
         assert_eq!(open(&folder.path().join("file"), create).unwrap_err().kind, StoreErrorKind::Invalid);
