@@ -8,4 +8,7 @@ mod fuzz_parsers;
 mod restore_target;
 mod seal_props;
 mod source_tree;
+mod store_contract;
+mod store_directory;
+mod store_wrappers;
 mod support;

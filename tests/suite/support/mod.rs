@@ -1,3 +1,15 @@
 //! What several subjects of the suite need.
 
 pub mod source_tree;
+//! What several subjects of the suite need: stores that fail on purpose and stores that take notes.
+#![allow(dead_code, reason = "each subject uses its part")]
+
+use holdfast::store::name::ObjectName;
+
+pub mod faulty_store;
+pub mod recording_store;
+
+/// An object name from a text that is known to be one.
+pub fn name(text: &str) -> ObjectName {
+    ObjectName::new(text).unwrap_or_else(|e| panic!("{e}"))
+}
