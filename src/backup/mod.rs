@@ -1,5 +1,10 @@
 //! Source to snapshot.
 
+pub mod budget;
+pub mod known;
+pub mod pack;
+pub mod seal;
+
 use std::path::PathBuf;
 
 use crate::clock::Time;

@@ -1,5 +1,9 @@
 //! Snapshot to target.
 
+pub mod metadata;
+pub mod target;
+pub mod writer;
+
 use std::path::PathBuf;
 
 use crate::repository::error::RepositoryError;

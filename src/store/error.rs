@@ -42,6 +42,19 @@ pub struct StoreError {
 }
 
 impl StoreError {
+    /// An error of `kind` at the store `label` while doing `action`, without a cause.
+    pub fn new(kind: StoreErrorKind, label: &str, action: impl Into<String>) -> StoreError {
+        StoreError { kind, store: label.to_owned(), action: action.into(), source: None }
+    }
+    /// The same error with what the store or the system said.
+    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
+        self.source = Some(source.into());
+        self
+    }
+    /// Whether the request may have been carried out although it failed.
+    pub fn is_ambiguous(&self) -> bool {
+        matches!(self.kind, StoreErrorKind::TimedOut | StoreErrorKind::Unavailable | StoreErrorKind::Corrupt)
+    }
     /// Whether the same request may succeed when sent again.
     pub fn is_transient(&self) -> bool {
         matches!(

@@ -5,20 +5,24 @@ use std::fmt;
 /// Longest object name, store prefix included, in bytes (the limit of S3, GCS and Azure).
 pub const NAME_MAX: usize = 1024;
 
+/// The first segment that no object name has: directory stores keep their unfinished objects there.
+pub const RESERVED: &str = "tmp";
+
 /// A validated object name inside one store: lower-case ASCII segments joined by `/`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName(Box<str>);
 
 impl ObjectName {
-    /// Admits `text` if every segment is 1 to 128 of `a-z 0-9 . _ -`, starts with a letter or digit, and the whole
-    /// has at most [`NAME_MAX`] bytes.
+    /// Admits `text` if every segment is 1 to 128 of `a-z 0-9 . _ -`, starts with a letter or digit, the whole
+    /// has at most [`NAME_MAX`] bytes, and the first segment is not [`RESERVED`].
     pub fn new(text: &str) -> Result<ObjectName, NameError> {
         let segment = |s: &str| {
             (1..=128).contains(&s.len())
                 && s.as_bytes()[0].is_ascii_alphanumeric()
                 && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
         };
-        if text.len() <= NAME_MAX && text.split('/').all(segment) {
+        let reserved = text.split('/').next() == Some(RESERVED);
+        if text.len() <= NAME_MAX && !reserved && text.split('/').all(segment) {
             Ok(ObjectName(text.into()))
         } else {
             Err(NameError(text.chars().take(80).collect()))
@@ -26,6 +30,21 @@ impl ObjectName {
     }
     /// The name as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+    /// The folder that holds the object, empty for one at the top.
+    pub fn folder(&self) -> &str {
+        self.0.rsplit_once('/').map_or("", |(folder, _)| folder)
+    }
+    /// The first segment: the kind of object, as its users arrange their names.
+    pub fn first(&self) -> &str {
+        self.0.split_once('/').map_or(&self.0, |(first, _)| first)
+    }
+}
+
+// Agrees with the derived order and hash: both are those of the text.
+impl std::borrow::Borrow<str> for ObjectName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }
