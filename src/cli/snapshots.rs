@@ -58,7 +58,7 @@ fn row(view: &SnapshotView, stores: usize) -> Vec<String> {
 }
 
 /// A snapshot in restic's shape, with what Holdfast knows besides.
-fn object(view: &SnapshotView) -> Value {
+pub fn object(view: &SnapshotView) -> Value {
     let s = &view.snapshot;
     let mut object = Map::new();
     let mut put = |field: &str, value: Value| object.insert(field.to_owned(), value);
