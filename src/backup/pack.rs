@@ -13,7 +13,7 @@ use crate::backup::budget::Admitted;
 use crate::backup::seal::Frame;
 use crate::clock::Env;
 use crate::format::index::PackEntry;
-use crate::format::pack::PackBuilder;
+use crate::format::pack::{PackBuilder, PackKind};
 use crate::replica::Mask;
 use crate::replica::write::Fanout;
 use crate::repository::error::{Fault, RepositoryError};
@@ -79,7 +79,7 @@ pub async fn run(
                 let pack = match &mut open[slot] {
                     Some(pack) => pack,
                     empty => empty.insert(Open {
-                        builder: PackBuilder::new(frame.kind, env.random(), target.max(frame.bytes.len())),
+                        builder: PackBuilder::new(if data { PackKind::Data } else { PackKind::Meta }, env.random(), target.max(frame.bytes.len())),
                         to: Mask::default(),
                         admitted: Admitted::none(),
                     }),
@@ -120,9 +120,8 @@ async fn finish(
     let Open { builder, to, admitted } = pack;
     let finished = env
         .cpu(move || builder.finish(&keys.keys.index, &keys.repository_id, entropy))
-        .await
-        .map_err(|e| RepositoryError::caused(Fault::Failed, "could not close a pack", e))?;
-    let class = if finished.entry.kind() == Kind::Data { Class::DataPack } else { Class::MetaPack };
+        .await;
+    let class = if finished.entry.kind() == PackKind::Data { Class::DataPack } else { Class::MetaPack };
     let answer = fanout.send(&layout::hashed(class, &finished.hash), &finished.bytes, to, admitted);
     let entry = finished.entry;
     Ok(async move { (entry, answer.await.unwrap_or_default()) })

@@ -9,9 +9,10 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::chunk::id::ChunkId;
 use crate::format::Hash;
 use crate::format::index::Segment;
+use crate::format::pack::PackKind;
 use crate::replica::Mask;
 use crate::repository::error::{Fault, RepositoryError};
-use crate::seal::{Compression, FrameShape, Kind};
+use crate::seal::{Compression, FrameShape};
 
 /// Ids are keyed hashes, as good as random to anyone without the key: their own bits are the hash.
 #[derive(Default)]
@@ -59,7 +60,7 @@ pub struct PackRow {
     /// Its size in bytes.
     pub size: u64,
     /// Data or meta.
-    pub kind: Kind,
+    pub kind: PackKind,
     /// The replicas whose logs published it and did not condemn it.
     pub published: Mask,
     /// The replicas whose logs distrust it.
@@ -148,10 +149,8 @@ impl ChunkIndex {
                     plain: frame.plain,
                     form: frame.generation << 1 | u32::from(frame.compression != 0),
                 });
-                let mut offset = 0;
-                for (id, length) in frame.chunks() {
-                    self.add(short(&id), Row { frame: frame_number, offset, length });
-                    offset += length;
+                for span in frame.chunks() {
+                    self.add(short(&span.id), Row { frame: frame_number, offset: span.offset, length: span.length });
                 }
             }
             if self.memory() > self.memory_max {
@@ -182,6 +181,14 @@ impl ChunkIndex {
             let pack = &mut self.packs[*number as usize];
             let one = Mask::one(replica);
             pack.distrusted = if on { pack.distrusted.or(one) } else { pack.distrusted.without(one) };
+        }
+    }
+
+    /// Says that the log of `replica` relies on a pack from now on.
+    pub fn publish(&mut self, replica: usize, hash: &Hash) {
+        if let Some(number) = self.by_hash.get(hash) {
+            let pack = &mut self.packs[*number as usize];
+            pack.published = pack.published.or(Mask::one(replica));
         }
     }
 

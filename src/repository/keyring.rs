@@ -113,7 +113,7 @@ pub async fn try_slot(
         return Ok(None);
     }
     let Some(kek) = kek(env, unlock, &slot.info.unlock, floor).await? else { return Ok(None) };
-    Ok(slot.unwrap(&kek).ok())
+    Ok(slot.unwrap(&kek, repository_id).ok())
 }
 
 /// The keyring from a root secret: opens the generation secret that the descriptor names.

@@ -2,14 +2,163 @@
 //!
 //! What is here: where each kind of object lies (`layout`), the keys (`keyring`), the commit log of each replica and its
 //! folded state (`log`, `state`, `checkpoints`), where chunks are (`chunk_index`), and the doors through which the
-//! activities read and write (`reader`, `writer`). What comes in: plaintext chunks, snapshots, secrets. What goes out:
-//! the same, verified, and receipts. What never happens here: a source, a target, a policy, a provider.
+//! activities read and write (`open`, `snapshots`, `reader`, `writer`, `keys`, `status`). What comes in: plaintext chunks,
+//! snapshots, secrets. What goes out: the same, verified, and receipts. What never happens here: a source, a target, a
+//! policy, a provider.
 
 pub mod checkpoints;
 pub mod chunk_index;
 pub mod error;
 pub mod heads;
+pub mod init;
 pub mod keyring;
+pub mod keys;
 pub mod layout;
 pub mod log;
+pub mod open;
+pub mod reader;
+pub mod snapshots;
 pub mod state;
+pub mod status;
+pub mod writer;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, RwLock};
+
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use crate::chunk::split::ChunkerSpec;
+use crate::clock::Env;
+use crate::format::Hash;
+use crate::format::descriptor::Descriptor;
+use crate::format::record::Head as RecordHead;
+use crate::replica::{Mask, ReplicaSet};
+use crate::repository::chunk_index::ChunkIndex;
+use crate::repository::error::Fault;
+use crate::repository::heads::Head;
+use crate::repository::keyring::Keyring;
+use crate::repository::log::Log;
+
+/// An opened repository: unlocked, every reachable log read to its end.
+pub struct Repository {
+    /// Where time, chance and work come from.
+    pub env: Env,
+    /// Its replicas.
+    pub set: ReplicaSet,
+    /// Its keys.
+    pub keyring: Arc<Keyring>,
+    /// How content is cut.
+    pub chunker: ChunkerSpec,
+    /// Drawn when it was opened; stands in every record that is written.
+    pub run_id: Hash,
+    descriptor: Descriptor,
+    logs: Vec<Option<tokio::sync::Mutex<Log>>>,
+    faults: Mutex<BTreeMap<usize, (Fault, String)>>,
+    heads: Mutex<BTreeMap<Hash, Head>>,
+    state_dir: Option<PathBuf>,
+    index: Arc<RwLock<ChunkIndex>>,
+    index_loaded: OnceCell<()>,
+    met: Mutex<Vec<Met>>,
+    frames: reader::FrameCache,
+}
+
+/// Something a read met at a replica.
+#[derive(Clone, Debug)]
+pub struct Met {
+    /// The replica's index.
+    pub replica: usize,
+    /// The pack, when it was one and it is damaged or gone there.
+    pub pack: Option<Hash>,
+    /// The story.
+    pub what: String,
+}
+
+/// What an opened repository is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading: replicas that refuse writes are no concern.
+    Read,
+    /// Writing: each store is probed for create-if-absent.
+    Write,
+}
+
+impl Repository {
+    /// Its id.
+    pub fn id(&self) -> Hash {
+        self.keyring.repository_id
+    }
+
+    /// The replicas whose logs were read and may be relied on for reading.
+    pub fn readable(&self) -> Mask {
+        Mask(self.logs.iter().enumerate().filter(|(_, l)| l.is_some()).fold(0, |m, (i, _)| m | 1 << i))
+    }
+
+    /// The replicas that may be written to: their log was read, is whole, agrees with what was seen of it before, and their
+    /// store creates without overwriting.
+    pub fn writable(&self) -> Mask {
+        let faults = self.faults.lock().expect("no panic while faults are locked");
+        Mask(faults.keys().fold(self.readable().0, |m, i| m & !(1 << i)))
+    }
+
+    /// Why a replica is not writable.
+    pub fn fault(&self, index: usize) -> Option<(Fault, String)> {
+        self.faults.lock().expect("no panic while faults are locked").get(&index).cloned()
+    }
+
+    /// Takes a replica out of writing for the rest of this process.
+    pub fn set_fault(&self, index: usize, fault: Fault, why: String) {
+        self.faults.lock().expect("no panic while faults are locked").entry(index).or_insert((fault, why));
+    }
+
+    /// The log of a readable replica.
+    pub async fn log(&self, index: usize) -> Option<tokio::sync::MutexGuard<'_, Log>> {
+        match self.logs.get(index)? {
+            Some(log) => Some(log.lock().await),
+            None => None,
+        }
+    }
+
+    /// What reads met so far, taken out.
+    pub fn take_met(&self) -> Vec<Met> {
+        std::mem::take(&mut *self.met.lock().expect("no panic while notes are locked"))
+    }
+
+    fn meet(&self, met: Met) {
+        let mut all = self.met.lock().expect("no panic while notes are locked");
+        if all.len() < 10_000 {
+            all.push(met);
+        }
+    }
+
+    /// The heads of all logs as last seen, for records.
+    fn record_heads(&self) -> Vec<RecordHead> {
+        let heads = self.heads.lock().expect("no panic while heads are locked");
+        heads
+            .iter()
+            .filter(|(_, head)| head.slot > 0)
+            .map(|(id, head)| RecordHead {
+                replica_id: Bytes::copy_from_slice(id),
+                epoch: head.epoch,
+                slot: head.slot,
+                hash: Bytes::copy_from_slice(&head.hash),
+            })
+            .collect()
+    }
+
+    /// Notes where a log stands, here and on this machine.
+    fn remember(&self, log: &Log) {
+        if let Some(id) = log.state.replica_id {
+            let mut heads = self.heads.lock().expect("no panic while heads are locked");
+            heads.insert(id, log.state.head());
+        }
+    }
+
+    /// Writes the heads seen to this machine's memory. Failing to is worth a note, no more.
+    pub fn save_heads(&self) -> Result<(), String> {
+        let Some(dir) = &self.state_dir else { return Ok(()) };
+        let heads = self.heads.lock().expect("no panic while heads are locked").clone();
+        heads::save(dir, &self.id(), &heads).map_err(|e| format!("could not remember the logs' heads in {}: {e}", dir.display()))
+    }
+}

@@ -1,0 +1,144 @@
+//! Key slots: listed, added, withdrawn.
+
+use bytes::Bytes;
+use futures::StreamExt;
+
+use crate::format::key_slot::{self, Generation, KeySlot};
+use crate::format::record::{Action, Revoke};
+use crate::format::{Hash, object_hash};
+use crate::replica::write::put_proven;
+use crate::repository::Repository;
+use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::keyring::{self, Unlock};
+use crate::repository::layout::{self, Class};
+use crate::repository::open::floor;
+use crate::seal::key::KdfParams;
+
+/// A key slot, as listed.
+#[derive(Clone, Debug)]
+pub struct KeyView {
+    /// Its name, a hash.
+    pub id: Hash,
+    /// `passphrase` or `key file`.
+    pub kind: String,
+    /// The operator's name for it.
+    pub label: String,
+    /// When it was made, seconds since the Unix epoch.
+    pub created: i64,
+    /// Whether it was withdrawn.
+    pub revoked: bool,
+    /// Whether it opened the repository just now.
+    pub in_use: bool,
+    /// The replicas that hold it.
+    pub replicas: Vec<String>,
+}
+
+impl Repository {
+    /// The key slots at all readable replicas.
+    pub async fn keys(&self) -> Result<Vec<KeyView>, RepositoryError> {
+        let mut views: Vec<KeyView> = Vec::new();
+        for index in self.readable().indices() {
+            let replica = &self.set.replicas[index];
+            let mut listing = replica.store.list(layout::prefix(Class::Key));
+            while let Some(info) = listing.next().await {
+                let info = info?;
+                let Some((_, id)) = layout::parse_hashed(&info.name) else { continue };
+                if let Some(view) = views.iter_mut().find(|v| v.id == id) {
+                    view.replicas.push(replica.name.clone());
+                    continue;
+                }
+                let stored = replica.store.get(&info.name, None).await?;
+                if Generation::is_one(&stored) || object_hash(&stored) != id {
+                    continue;
+                }
+                // A slot of a lost race or of a newer version is none of ours.
+                let Ok(slot) = KeySlot::decode(&stored) else { continue };
+                if slot.info.repository_id != self.id() {
+                    continue;
+                }
+                let kind = match slot.info.unlock {
+                    key_slot::Unlock::Passphrase { .. } => "passphrase",
+                    key_slot::Unlock::KeyFile => "key file",
+                };
+                views.push(KeyView {
+                    id,
+                    kind: kind.into(),
+                    label: slot.info.label,
+                    created: slot.info.created,
+                    revoked: false,
+                    in_use: id == self.keyring.slot,
+                    replicas: vec![replica.name.clone()],
+                });
+            }
+        }
+        for index in self.readable().indices() {
+            if let Some(log) = self.log(index).await {
+                views.iter_mut().for_each(|v| v.revoked |= log.state.revoked.contains(&v.id));
+            }
+        }
+        views.sort_by_key(|v| (v.created, v.id));
+        Ok(views)
+    }
+
+    /// Adds a key slot at every writable replica; gives its name. Fails unless the write quorum has it.
+    pub async fn add_key(&self, unlock: &Unlock, kdf: KdfParams, lowered: bool, label: &str) -> Result<Hash, RepositoryError> {
+        if let Unlock::Passphrase(text) = unlock
+            && text.is_empty()
+        {
+            return Err(RepositoryError::new(Fault::Usage, "the passphrase is empty"));
+        }
+        let slot = keyring::make_slot(&self.env, self.id(), self.keyring.root(), unlock, kdf, floor(lowered), label).await?;
+        let id = object_hash(&slot);
+        let name = layout::hashed(Class::Key, &id);
+        let mut done = 0;
+        let mut errors = Vec::new();
+        for index in self.writable().indices() {
+            match put_proven(&self.set.replicas[index], &name, &slot).await {
+                Ok(_) => done += 1,
+                Err(e) => errors.push(e.to_string()),
+            }
+        }
+        self.quorum("the new key", done, errors)?;
+        Ok(id)
+    }
+
+    /// Withdraws the key slot whose name begins with `prefix`, in every writable log; gives its name. The last slot, and
+    /// the one in use, stay.
+    pub async fn remove_key(&self, prefix: &str) -> Result<Hash, RepositoryError> {
+        let usage = |message: String| Err(RepositoryError::new(Fault::Usage, message));
+        let views: Vec<KeyView> = self.keys().await?.into_iter().filter(|v| !v.revoked).collect();
+        let matching: Vec<_> = views.iter().filter(|v| hex::encode(v.id).starts_with(&prefix.to_ascii_lowercase())).collect();
+        let id = match matching.as_slice() {
+            [one] if one.in_use => return usage("this key is in use: open the repository with another one to withdraw it".into()),
+            [one] => one.id,
+            [] => return usage(format!("there is no key whose id begins with {prefix}")),
+            several => return usage(format!("{} keys' ids begin with {prefix}: write more of it", several.len())),
+        };
+        let heads = self.record_heads();
+        let (mut done, mut errors) = (0, Vec::new());
+        for index in self.writable().indices() {
+            let Some(mut log) = self.log(index).await else { continue };
+            let action = Action::Revoke(Revoke { key_slots: vec![Bytes::copy_from_slice(&id)] });
+            match log.append(action, true, &heads, |_| Ok(())).await {
+                Ok(()) => {
+                    done += 1;
+                    self.remember(&log);
+                }
+                Err(e) => errors.push(e.to_string()),
+            }
+        }
+        self.quorum("the withdrawal", done, errors)?;
+        Ok(id)
+    }
+
+    fn quorum(&self, what: &str, done: usize, errors: Vec<String>) -> Result<(), RepositoryError> {
+        let quorum = self.set.write_quorum();
+        if done >= quorum {
+            return Ok(());
+        }
+        Err(RepositoryError::new(
+            Fault::Failed,
+            format!("{what} is at {done} replicas, {quorum} are needed: {}", errors.join("; ")),
+        ))
+    }
+}

@@ -1,0 +1,360 @@
+//! Opening a repository: descriptor, key, logs, and the tests that must pass before anything is written.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, RwLock};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::join_all;
+use tokio::sync::OnceCell;
+
+use crate::clock::Env;
+use crate::format::descriptor::Descriptor;
+use crate::format::key_slot::Generation;
+use crate::format::{Hash, object_hash};
+use crate::replica::read::read_any;
+use crate::replica::{Mask, Member, Replica, ReplicaSet, ReplicaSettings};
+use crate::repository::chunk_index::ChunkIndex;
+use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::heads::{self, Head};
+use crate::repository::keyring::{self, Keyring, SLOTS_MAX, Unlock};
+use crate::repository::layout::{self, Class};
+use crate::repository::log::Log;
+use crate::repository::reader::FrameCache;
+use crate::repository::{Access, Repository};
+use crate::seal::key::{KdfFloor, Secret};
+use crate::store::error::{StoreError, StoreErrorKind};
+
+/// How a repository is opened.
+#[derive(Clone, Debug)]
+pub struct OpenSettings {
+    /// How the set of replicas behaves.
+    pub replicas: ReplicaSettings,
+    /// Where this machine remembers heads; none: it does not.
+    pub state_dir: Option<PathBuf>,
+    /// Most bytes that the chunk index may take.
+    pub index_memory: u64,
+    /// zstd level of new frames.
+    pub level: i32,
+    /// Admits key derivations that are too cheap to be safe: tests only.
+    pub lowered_kdf: bool,
+}
+
+impl Default for OpenSettings {
+    fn default() -> OpenSettings {
+        OpenSettings {
+            replicas: ReplicaSettings::default(),
+            state_dir: None,
+            index_memory: 1 << 30,
+            level: keyring::LEVEL,
+            lowered_kdf: false,
+        }
+    }
+}
+
+/// The floor that key derivations must reach.
+pub(super) fn floor(lowered: bool) -> KdfFloor {
+    if lowered { KdfFloor::Lowered } else { KdfFloor::Standard }
+}
+
+/// What one store says about the repository it holds.
+pub(super) async fn descriptor_at(replica: &Replica) -> Result<Option<(Bytes, Descriptor)>, RepositoryError> {
+    let name = layout::descriptor();
+    let stored = match replica.store.get(&name, None).await {
+        Ok(stored) => stored,
+        Err(e) if e.kind == StoreErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    match Descriptor::decode(&stored) {
+        Ok(descriptor) => Ok(Some((stored, descriptor))),
+        Err(e) if e.is_unsupported() => {
+            Err(RepositoryError::caused(Fault::Unsupported, format!("store {}: {name}", replica.name), e))
+        }
+        Err(e) => Err(RepositoryError::caused(Fault::Integrity, format!("store {}: {name} is damaged", replica.name), e)),
+    }
+}
+
+/// The worst class among several failures, in the order that decides an exit code.
+pub fn worst(faults: impl IntoIterator<Item = Fault>) -> Option<Fault> {
+    const ORDER: [Fault; 11] = [
+        Fault::Interrupted,
+        Fault::Usage,
+        Fault::WrongKey,
+        Fault::Rollback,
+        Fault::Unsupported,
+        Fault::Integrity,
+        Fault::Denied,
+        Fault::NoRepository,
+        Fault::Refused,
+        Fault::Contention,
+        Fault::Failed,
+    ];
+    faults.into_iter().min_by_key(|f| ORDER.iter().position(|o| o == f))
+}
+
+fn fault_of(e: &StoreError) -> Fault {
+    match e.kind {
+        StoreErrorKind::Denied => Fault::Denied,
+        StoreErrorKind::Corrupt => Fault::Integrity,
+        _ => Fault::Failed,
+    }
+}
+
+/// Opens the first slot that `unlock` fits: the named one, else any other in `keys/`.
+pub(super) async fn unlock_descriptor(
+    env: &Env,
+    set: &ReplicaSet,
+    mask: Mask,
+    descriptor: &Descriptor,
+    unlock: &Unlock,
+    lowered: bool,
+    level: i32,
+) -> Result<Keyring, RepositoryError> {
+    let hash = |bytes: &Bytes| Hash::try_from(bytes.as_ref()).unwrap_or_default();
+    let repository_id = hash(&descriptor.repository_id);
+    let named = hash(&descriptor.key_slot);
+    let matches = |want: Hash| async move |bytes: Bytes| {
+        if object_hash(&bytes) == want { Ok(bytes) } else { Err("its bytes do not match its name".to_owned()) }
+    };
+    let mut opened: Option<(Secret, Hash)> = None;
+    let (slot, _) = read_any(set, mask, &layout::hashed(Class::Key, &named), None, matches(named)).await;
+    if let Some(slot) = slot
+        && let Some(root) = keyring::try_slot(env, &slot, &repository_id, unlock, floor(lowered)).await?
+    {
+        opened = Some((root, named));
+    }
+    if opened.is_none() {
+        opened = other_slot(env, set, mask, &repository_id, named, unlock, lowered).await?;
+    }
+    let Some((root, slot)) = opened else {
+        return Err(RepositoryError::new(Fault::WrongKey, "wrong passphrase or key file: no key slot of this repository opens with it"));
+    };
+    let generation = hash(&descriptor.generation);
+    let (stored, met) = read_any(set, mask, &layout::hashed(Class::Key, &generation), None, matches(generation)).await;
+    let Some(stored) = stored else {
+        let why = met.first().map(|(_, fault)| fault.to_string()).unwrap_or_default();
+        return Err(RepositoryError::new(Fault::Integrity, format!("the repository's generation secret cannot be had: {why}")));
+    };
+    keyring::open_with_root(descriptor, root, slot, &stored, level)
+}
+
+async fn other_slot(
+    env: &Env,
+    set: &ReplicaSet,
+    mask: Mask,
+    repository_id: &Hash,
+    named: Hash,
+    unlock: &Unlock,
+    lowered: bool,
+) -> Result<Option<(Secret, Hash)>, RepositoryError> {
+    let mut tried = 0;
+    for replica in set.reading_order(mask) {
+        let mut listing = replica.store.list(layout::prefix(Class::Key));
+        while let Some(Ok(info)) = listing.next().await {
+            let Some((_, hash)) = layout::parse_hashed(&info.name) else { continue };
+            if hash == named || info.size > crate::format::SMALL_MAX as u64 {
+                continue;
+            }
+            let Ok(stored) = replica.store.get(&info.name, None).await else { continue };
+            if Generation::is_one(&stored) || object_hash(&stored) != hash {
+                continue;
+            }
+            tried += 1;
+            if tried > SLOTS_MAX {
+                return Ok(None);
+            }
+            // A damaged or hostile slot must not keep a good one from being tried.
+            if let Ok(Some(root)) = keyring::try_slot(env, &stored, repository_id, unlock, floor(lowered)).await {
+                return Ok(Some((root, hash)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+impl Repository {
+    /// Opens the repository that lies at `members`. A store's own fault only takes that store out (see
+    /// [`Repository::fault`]); it is an error when nothing can be opened at all.
+    pub async fn open(
+        env: &Env,
+        members: Vec<Member>,
+        settings: OpenSettings,
+        unlock: &Unlock,
+        access: Access,
+    ) -> Result<Repository, RepositoryError> {
+        let set = ReplicaSet::new(members, settings.replicas.clone());
+        let mut faults: BTreeMap<usize, (Fault, String)> = BTreeMap::new();
+        let mut found: Vec<(usize, Descriptor, Bytes)> = Vec::new();
+        let answers = join_all(set.replicas.iter().map(descriptor_at)).await;
+        for (replica, answer) in set.replicas.iter().zip(answers) {
+            match answer {
+                Ok(Some((stored, descriptor))) => found.push((replica.index, descriptor, stored)),
+                Ok(None) => {
+                    let why = format!("store {}: holds no repository yet: run init", replica.name);
+                    faults.insert(replica.index, (Fault::NoRepository, why));
+                }
+                Err(e) => {
+                    faults.insert(replica.index, (e.fault, story(&e)));
+                }
+            }
+        }
+        let Some((_, descriptor, stored)) = found.first().cloned() else {
+            return Err(nothing_found(&set, &faults));
+        };
+        if let Some((other, _, _)) = found.iter().find(|(_, d, _)| d.repository_id != descriptor.repository_id) {
+            let name = |i: usize| set.replicas[i].name.clone();
+            return Err(RepositoryError::new(
+                Fault::Usage,
+                format!("stores {} and {} hold different repositories: name only stores of one", name(found[0].0), name(*other)),
+            ));
+        }
+        let mask = Mask(found.iter().fold(0, |m, (i, _, _)| m | 1 << i));
+        let keyring =
+            unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, settings.level).await?;
+        let keyring = Arc::new(keyring);
+        let run_id = env.random();
+        let seen = settings.state_dir.as_ref().map(|dir| heads::load(dir, &keyring.repository_id)).unwrap_or_default();
+        let loads = set.replicas.iter().map(|replica| {
+            let keyring = keyring.clone();
+            async move {
+                if mask.has(replica.index) { Some(Log::load(env, replica, &keyring, run_id, 1).await) } else { None }
+            }
+        });
+        let mut logs: Vec<Option<Log>> = Vec::new();
+        for (index, loaded) in join_all(loads).await.into_iter().enumerate() {
+            logs.push(match loaded {
+                Some(Ok(log)) => Some(log),
+                Some(Err(e)) => {
+                    faults.insert(index, (e.fault, story(&e)));
+                    None
+                }
+                None => None,
+            });
+        }
+        if logs.iter().all(Option::is_none) {
+            let worst_fault = worst(faults.values().map(|(f, _)| *f)).unwrap_or(Fault::Failed);
+            let stories: Vec<_> = faults.values().map(|(_, why)| why.clone()).collect();
+            return Err(RepositoryError::new(worst_fault, format!("no replica's log can be read: {}", stories.join("; "))));
+        }
+        audit(&set, &logs, &seen, &mut faults).await?;
+        if logs.iter().flatten().any(|log| log.state.revoked.contains(&keyring.slot)) {
+            return Err(RepositoryError::new(Fault::WrongKey, "this key was withdrawn from the repository"));
+        }
+        if access == Access::Write {
+            probe(&set, &logs, &stored, &mut faults).await;
+        }
+        let chunker = descriptor
+            .chunker_spec()
+            .map_err(|e| RepositoryError::caused(Fault::Unsupported, "the repository's chunker cannot be used", e))?;
+        let heads = logs.iter().flatten().filter_map(|log| Some((log.state.replica_id?, log.state.head()))).collect();
+        Ok(Repository {
+            env: env.clone(),
+            set,
+            keyring,
+            chunker,
+            run_id,
+            descriptor,
+            logs: logs.into_iter().map(|log| log.map(tokio::sync::Mutex::new)).collect(),
+            faults: Mutex::new(faults),
+            heads: Mutex::new(heads),
+            state_dir: settings.state_dir,
+            index: Arc::new(RwLock::new(ChunkIndex::new(settings.index_memory))),
+            index_loaded: OnceCell::new(),
+            met: Mutex::default(),
+            frames: FrameCache::default(),
+        })
+    }
+}
+
+/// An error with its causes, in one line.
+pub(super) fn story(e: &RepositoryError) -> String {
+    let mut text = e.to_string();
+    let mut source = std::error::Error::source(e);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn nothing_found(set: &ReplicaSet, faults: &BTreeMap<usize, (Fault, String)>) -> RepositoryError {
+    let closed = set.closed.iter().map(|(_, _, e)| {
+        let missing = e.kind == StoreErrorKind::NotFound;
+        (if missing { Fault::NoRepository } else { fault_of(e) }, format!("{e}"))
+    });
+    let all: Vec<_> = faults.values().cloned().chain(closed).collect();
+    if all.iter().all(|(fault, _)| *fault == Fault::NoRepository) {
+        let stories: Vec<_> = all.into_iter().map(|(_, why)| why).collect();
+        return RepositoryError::new(Fault::NoRepository, format!("there is no repository: {}", stories.join("; ")));
+    }
+    let real: Vec<_> = all.into_iter().filter(|(fault, _)| *fault != Fault::NoRepository).collect();
+    let fault = worst(real.iter().map(|(f, _)| *f)).unwrap_or(Fault::Failed);
+    let stories: Vec<_> = real.into_iter().map(|(_, why)| why).collect();
+    RepositoryError::new(fault, format!("no store with a repository can be read: {}", stories.join("; ")))
+}
+
+/// Damage, rollback, forks and doubles: what takes a replica out of writing although its log can be read.
+async fn audit(
+    set: &ReplicaSet,
+    logs: &[Option<Log>],
+    seen: &BTreeMap<Hash, Head>,
+    faults: &mut BTreeMap<usize, (Fault, String)>,
+) -> Result<(), RepositoryError> {
+    let mut by_id: BTreeMap<Hash, usize> = BTreeMap::new();
+    for (index, log) in logs.iter().enumerate() {
+        let Some(log) = log else { continue };
+        let name = &set.replicas[index].name;
+        if let Some(damage) = &log.damaged {
+            faults.insert(index, (Fault::Integrity, damage.clone()));
+        }
+        let Some(id) = log.state.replica_id else {
+            faults.insert(index, (Fault::NoRepository, format!("store {name}: its log has not begun: run init")));
+            continue;
+        };
+        if let Some(other) = by_id.insert(id, index) {
+            return Err(RepositoryError::new(
+                Fault::Usage,
+                format!("stores {} and {name} are one and the same replica: configure it once", set.replicas[other].name),
+            ));
+        }
+        let others = logs.iter().flatten().filter_map(|other| other.state.heads.get(&id));
+        let mut heads: Vec<Head> = others.chain(seen.get(&id)).copied().collect();
+        heads.dedup();
+        for head in heads {
+            if !log.agrees_with(&head).await.unwrap_or(false) {
+                let why = format!(
+                    "store {name}: its log was at epoch {} slot {} when last seen and is not any more: it was rolled back or replaced",
+                    head.epoch, head.slot
+                );
+                faults.insert(index, (Fault::Rollback, why));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether each store refuses to create what exists. The descriptor's own bytes are sent: a store that ignores the
+/// condition overwrites them with themselves.
+async fn probe(set: &ReplicaSet, logs: &[Option<Log>], stored: &Bytes, faults: &mut BTreeMap<usize, (Fault, String)>) {
+    let name = layout::descriptor();
+    let usable = |r: &&Replica| logs[r.index].is_some() && !faults.contains_key(&r.index);
+    let replicas: Vec<_> = set.replicas.iter().filter(usable).collect();
+    let answers = join_all(replicas.iter().map(|r| r.store.put(&name, stored.clone()))).await;
+    for (replica, answer) in replicas.into_iter().zip(answers) {
+        match answer {
+            Err(e) if e.kind == StoreErrorKind::AlreadyExists => {}
+            Ok(()) => {
+                let why = format!(
+                    "store {}: created {name} although it exists: the store ignores create-if-absent and cannot be shared safely",
+                    replica.name
+                );
+                faults.insert(replica.index, (Fault::Unsupported, why));
+            }
+            Err(e) => {
+                let e = RepositoryError::from(e);
+                faults.insert(replica.index, (e.fault, story(&e)));
+            }
+        }
+    }
+}

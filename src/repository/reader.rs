@@ -1,0 +1,320 @@
+//! Reading chunks, frames and catalogs: every byte verified, every replica tried before anything counts as lost.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, RwLock};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream;
+
+use crate::chunk::id::ChunkId;
+use crate::format::descent::{Descent, Step};
+use crate::format::index::Segment;
+use crate::format::pack::PackKind;
+use crate::format::record::{Action, Distrust, ObjectClass};
+use crate::format::tree::{Child, TreeKind};
+use crate::format::{FormatError, Hash, object_hash};
+use crate::replica::Mask;
+use crate::replica::read::{read_any, read_one};
+use crate::repository::chunk_index::{ChunkIndex, Place};
+use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::layout::{self, Class};
+use crate::repository::{Met, Repository};
+use crate::seal::Kind;
+
+/// Frames of meta packs that are kept opened, in bytes.
+const CACHE_BYTES: usize = 8 << 20;
+/// Nodes that are read ahead when a catalog is walked.
+const READ_AHEAD: usize = 8;
+/// Segments that are read at once when the index is loaded.
+const SEGMENTS_AT_ONCE: usize = 8;
+/// More nodes than this are not read of one tree.
+pub const NODES_MAX: u64 = 100_000_000;
+
+/// Opened frames of meta packs, the newest first.
+#[derive(Default)]
+pub struct FrameCache(Mutex<(VecDeque<(u32, Bytes)>, usize)>);
+
+impl FrameCache {
+    fn get(&self, frame: u32) -> Option<Bytes> {
+        let cache = self.0.lock().expect("no panic while the cache is locked");
+        cache.0.iter().find(|(number, _)| *number == frame).map(|(_, bytes)| bytes.clone())
+    }
+    fn put(&self, frame: u32, bytes: Bytes) {
+        let mut cache = self.0.lock().expect("no panic while the cache is locked");
+        if cache.0.iter().any(|(number, _)| *number == frame) {
+            return;
+        }
+        cache.1 += bytes.len();
+        cache.0.push_front((frame, bytes));
+        while cache.1 > CACHE_BYTES
+            && let Some((_, oldest)) = cache.0.pop_back()
+        {
+            cache.1 -= oldest.len();
+        }
+    }
+}
+
+/// A chunk that is wanted out of a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Its id.
+    pub id: ChunkId,
+    /// Where the index says it begins in the frame's plaintext.
+    pub offset: u32,
+    /// Its length.
+    pub length: u32,
+}
+
+fn seal_kind(kind: PackKind) -> Kind {
+    if kind == PackKind::Meta { Kind::Meta } else { Kind::Data }
+}
+
+pub(super) fn pack_class(kind: PackKind) -> Class {
+    if kind == PackKind::Meta { Class::MetaPack } else { Class::DataPack }
+}
+
+impl Repository {
+    /// The chunk index over all readable replicas, loaded at the first call.
+    pub async fn index(&self) -> Result<Arc<RwLock<ChunkIndex>>, RepositoryError> {
+        self.index_loaded.get_or_try_init(|| self.load_index()).await?;
+        Ok(self.index.clone())
+    }
+
+    async fn load_index(&self) -> Result<(), RepositoryError> {
+        let mut segments: BTreeMap<Hash, Mask> = BTreeMap::new();
+        for index in self.readable().indices() {
+            if let Some(log) = self.log(index).await {
+                for segment in &log.state.segments {
+                    segments.entry(*segment).or_default().0 |= 1 << index;
+                }
+            }
+        }
+        let mut reads = stream::iter(segments).map(|(hash, mask)| async move { (mask, self.read_segment(&hash, mask).await) }).buffered(SEGMENTS_AT_ONCE);
+        while let Some((mask, segment)) = reads.next().await {
+            // A segment that cannot be had leaves its chunks unknown: a backup sends them again, a restore says what it lacks.
+            if let Some(segment) = segment {
+                self.index.write().expect("no panic while the index is locked").insert(&segment, mask)?;
+            }
+        }
+        for index in self.readable().indices() {
+            if let Some(log) = self.log(index).await {
+                self.mark(index, &log.state);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the index what a log condemns and distrusts.
+    pub(super) fn mark(&self, index: usize, state: &crate::repository::state::State) {
+        let mut chunks = self.index.write().expect("no panic while the index is locked");
+        for class in [ObjectClass::Data, ObjectClass::Meta] {
+            for pack in state.condemned.get(&class).into_iter().flatten() {
+                chunks.condemn(index, pack);
+            }
+        }
+        for pack in &state.distrusted {
+            chunks.distrust(index, pack, true);
+        }
+    }
+
+    async fn read_segment(&self, hash: &Hash, mask: Mask) -> Option<Segment> {
+        let name = layout::hashed(Class::Segment, hash);
+        let (segment, met) = read_any(&self.set, mask, &name, None, async |bytes: Bytes| {
+            if object_hash(&bytes) != *hash {
+                return Err("its bytes do not match its name".to_owned());
+            }
+            Segment::decode(&bytes, &self.keyring.keys.index, &self.keyring.repository_id).map_err(|e| super::log::chain(&e))
+        })
+        .await;
+        for (replica, fault) in met {
+            self.meet(Met { replica, pack: None, what: fault.to_string() });
+        }
+        segment
+    }
+
+    /// The plaintext of a frame, with the wanted chunks in it verified. Tries every replica that has the pack, those that
+    /// trust it first; `None` when none of them gives what is wanted (what was met is noted).
+    pub async fn frame(&self, place: &Place, wanted: &[Wanted]) -> Option<Bytes> {
+        if let Some(plain) = self.frames.get(place.frame)
+            && verify(&self.keyring.id_key, &plain, wanted).is_ok()
+        {
+            return Some(plain);
+        }
+        let pack = self.index.read().expect("no panic while the index is locked").pack(place.pack).clone();
+        let name = layout::hashed(pack_class(pack.kind), &pack.hash);
+        let range = u64::from(place.frame_offset)..u64::from(place.frame_offset) + u64::from(place.frame_stored);
+        let kind = seal_kind(pack.kind);
+        let readable = self.readable();
+        let (trusted, rest) = (pack.usable().and(readable), pack.published.and(readable).without(pack.usable()));
+        let mut order = self.set.reading_order(trusted);
+        order.extend(self.set.reading_order(rest));
+        let wanted: Arc<[Wanted]> = wanted.into();
+        for replica in order {
+            let read = read_one(replica, &name, Some(range.clone()), async |bytes: Bytes| {
+                let (keyring, shape, wanted) = (self.keyring.clone(), place.shape, wanted.clone());
+                self.env
+                    .cpu(move || {
+                        let plain = keyring.sealer.open(kind, shape, &bytes).map_err(|e| e.to_string())?;
+                        verify(&keyring.id_key, &plain, &wanted)?;
+                        Ok(Bytes::from(plain))
+                    })
+                    .await
+            });
+            match read.await {
+                Ok(plain) => {
+                    if kind == Kind::Meta {
+                        self.frames.put(place.frame, plain.clone());
+                    }
+                    return Some(plain);
+                }
+                Err(fault) => {
+                    let pack = fault.is_damage().then_some(pack.hash);
+                    self.meet(Met { replica: replica.index, pack, what: fault.to_string() });
+                }
+            }
+        }
+        None
+    }
+
+    /// The plaintext of a chunk, from any place at any replica.
+    pub async fn chunk(&self, id: &ChunkId) -> Result<Bytes, RepositoryError> {
+        let places = self.index().await?.read().expect("no panic while the index is locked").places(id);
+        let known = !places.is_empty();
+        for place in places {
+            let wanted = [Wanted { id: *id, offset: place.offset, length: place.length }];
+            if let Some(plain) = self.frame(&place, &wanted).await {
+                return Ok(plain.slice(place.offset as usize..place.offset as usize + place.length as usize));
+            }
+        }
+        let why = if known { "is damaged or missing wherever it lies" } else { "is in no pack that any log relies on" };
+        Err(RepositoryError::new(Fault::Integrity, format!("chunk {id} {why}")))
+    }
+
+    /// Reads a tree from left to right.
+    pub fn cursor(&self, kind: TreeKind, root: &Child) -> Result<Cursor<'_>, RepositoryError> {
+        let descent = Descent::new(kind, root.clone(), NODES_MAX).map_err(|e| damaged_tree(&e))?;
+        Ok(Cursor { repository: self, descent, ahead: BTreeMap::new() })
+    }
+
+    /// Writes into the logs that packs met on the way are not to be relied on. Gives notes for people. A replica that
+    /// cannot be written to is told of nothing.
+    pub async fn record_distrust(&self) -> Vec<String> {
+        let met = self.take_met();
+        let mut notes = Vec::new();
+        let mut by_replica: BTreeMap<usize, Vec<Hash>> = BTreeMap::new();
+        for one in met {
+            if let Some(pack) = one.pack {
+                let packs = by_replica.entry(one.replica).or_default();
+                if packs.contains(&pack) {
+                    continue;
+                }
+                packs.push(pack);
+            }
+            if notes.len() < 100 && !notes.contains(&one.what) {
+                notes.push(one.what);
+            }
+        }
+        for (index, packs) in by_replica {
+            let (name, count) = (self.set.replicas[index].name.clone(), packs.len());
+            match self.distrust(index, packs).await {
+                Ok(0) => {}
+                Ok(new) => notes.push(format!("store {name}: {new} damaged packs are distrusted from now on")),
+                Err(e) => notes.push(format!("store {name}: {count} damaged packs could not be recorded: {e}")),
+            }
+        }
+        notes
+    }
+
+    /// Records packs as distrusted at one replica; gives how many were not yet.
+    pub async fn distrust(&self, index: usize, packs: Vec<Hash>) -> Result<usize, RepositoryError> {
+        if let Some((fault, why)) = self.fault(index) {
+            return Err(RepositoryError::new(fault, why));
+        }
+        let heads = self.record_heads();
+        let Some(mut log) = self.log(index).await else { return Ok(0) };
+        let new: Vec<Bytes> =
+            packs.iter().filter(|p| !log.state.distrusted.contains(*p)).map(|p| Bytes::copy_from_slice(p)).collect();
+        let count = new.len();
+        if count > 0 {
+            log.append(Action::Distrust(Distrust { add: new, lift: Vec::new() }), false, &heads, |_| Ok(())).await?;
+            self.remember(&log);
+        }
+        let mut chunks = self.index.write().expect("no panic while the index is locked");
+        packs.iter().for_each(|pack| chunks.distrust(index, pack, true));
+        Ok(count)
+    }
+}
+
+fn verify(id_key: &crate::chunk::id::IdKey, plain: &[u8], wanted: &[Wanted]) -> Result<(), String> {
+    for want in wanted {
+        let chunk = plain
+            .get(want.offset as usize..want.offset as usize + want.length as usize)
+            .ok_or("a chunk reaches past the end of its frame")?;
+        if id_key.id(chunk) != want.id {
+            return Err(format!("chunk {} has other bytes than its id says", want.id));
+        }
+    }
+    Ok(())
+}
+
+fn damaged_tree(e: &FormatError) -> RepositoryError {
+    let fault = match e {
+        FormatError::OverLimit { .. } => Fault::Refused,
+        FormatError::Unsupported { .. } => Fault::Unsupported,
+        _ => Fault::Integrity,
+    };
+    RepositoryError::new(fault, super::log::chain(e))
+}
+
+/// A place in a tree, moving from left to right, that reads what it needs.
+pub struct Cursor<'r> {
+    repository: &'r Repository,
+    descent: Descent,
+    ahead: BTreeMap<ChunkId, Bytes>,
+}
+
+impl Cursor<'_> {
+    /// The next item: its key and its own bytes.
+    pub async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>, RepositoryError> {
+        loop {
+            match self.descent.step().map_err(|e| damaged_tree(&e))? {
+                Step::Item(item) => return Ok(Some((item.key, item.value))),
+                Step::End => return Ok(None),
+                Step::Want(child) => {
+                    let plain = self.node(&child).await?;
+                    self.descent.feed(plain).map_err(|e| damaged_tree(&e))?;
+                }
+            }
+        }
+    }
+
+    /// Goes forward to the first item whose key is `key` or after it.
+    pub fn seek(&mut self, key: &[u8]) {
+        self.descent.seek(key);
+    }
+
+    /// Goes forward past all items whose keys start with `prefix`.
+    pub fn skip_prefix(&mut self, prefix: &[u8]) {
+        self.descent.skip_prefix(prefix);
+    }
+
+    async fn node(&mut self, wanted: &Child) -> Result<Bytes, RepositoryError> {
+        let id = wanted.chunk_id().ok_or_else(|| RepositoryError::new(Fault::Integrity, "a tree names a node without an id"))?;
+        if let Some(plain) = self.ahead.remove(&id) {
+            return Ok(plain);
+        }
+        self.ahead.clear();
+        let mut ids: Vec<ChunkId> = self.descent.peek_wanted(READ_AHEAD).iter().filter_map(Child::chunk_id).collect();
+        ids.retain(|other| *other != id);
+        ids.dedup();
+        let repository = self.repository;
+        let (plain, ahead) = futures::join!(
+            repository.chunk(&id),
+            futures::future::join_all(ids.iter().map(|id| async move { (*id, repository.chunk(id).await) }))
+        );
+        // What could not be read ahead is an error only when it is wanted.
+        self.ahead.extend(ahead.into_iter().filter_map(|(id, read)| Some((id, read.ok()?))));
+        plain
+    }
+}

@@ -1,0 +1,110 @@
+//! The snapshots of a repository, over all its replicas.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream;
+
+use crate::format::snapshot::Snapshot;
+use crate::format::{Hash, object_hash};
+use crate::replica::Mask;
+use crate::replica::read::read_any;
+use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::layout::{self, Class};
+use crate::repository::{Met, Repository};
+
+/// A snapshot and where it is.
+#[derive(Clone, Debug)]
+pub struct SnapshotView {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// Its id.
+    pub id: Hash,
+    /// The replicas whose logs hold it.
+    pub mask: Mask,
+    /// Their names.
+    pub replicas: Vec<String>,
+}
+
+/// How many snapshot objects are read at once.
+const AT_ONCE: usize = 16;
+
+impl Repository {
+    /// All snapshots that are live somewhere and forgotten nowhere, oldest first.
+    pub async fn snapshots(&self) -> Result<Vec<SnapshotView>, RepositoryError> {
+        let mut live: BTreeMap<Hash, (Mask, BTreeMap<Hash, Mask>)> = BTreeMap::new();
+        let mut forgotten: BTreeSet<Hash> = BTreeSet::new();
+        for index in self.readable().indices() {
+            let Some(log) = self.log(index).await else { continue };
+            for (id, snapshot) in &log.state.snapshots {
+                let (mask, objects) = live.entry(*id).or_default();
+                mask.0 |= 1 << index;
+                objects.entry(snapshot.object).or_default().0 |= 1 << index;
+            }
+            forgotten.extend(&log.state.forgotten);
+        }
+        live.retain(|id, _| !forgotten.contains(id));
+        let mut reads = stream::iter(live)
+            .map(|(id, (mask, objects))| async move { (id, mask, self.read_snapshot(&id, &objects).await) })
+            .buffered(AT_ONCE);
+        let mut views = Vec::new();
+        while let Some((id, mask, snapshot)) = reads.next().await {
+            let Some(snapshot) = snapshot else { continue };
+            let replicas = mask.indices().map(|i| self.set.replicas[i].name.clone()).collect();
+            views.push(SnapshotView { snapshot, id, mask, replicas });
+        }
+        views.sort_by_key(|v| (v.snapshot.time_seconds, v.snapshot.time_nanos, v.id));
+        Ok(views)
+    }
+
+    async fn read_snapshot(&self, id: &Hash, objects: &BTreeMap<Hash, Mask>) -> Option<Snapshot> {
+        for (object, mask) in objects {
+            let name = layout::hashed(Class::Snapshot, object);
+            let (snapshot, met) = read_any(&self.set, *mask, &name, None, async |bytes: Bytes| {
+                if object_hash(&bytes) != *object {
+                    return Err("its bytes do not match its name".to_owned());
+                }
+                let snapshot = Snapshot::decode(&bytes, &self.keyring.keys.log, &self.keyring.repository_id)
+                    .map_err(|e| super::log::chain(&e))?;
+                if snapshot.id[..] == id[..] { Ok(snapshot) } else { Err("it is of another snapshot".to_owned()) }
+            })
+            .await;
+            for (replica, fault) in met {
+                self.meet(Met { replica, pack: None, what: fault.to_string() });
+            }
+            if snapshot.is_some() {
+                return snapshot;
+            }
+        }
+        None
+    }
+
+    /// The snapshot that `text` names: an id or a unique beginning of one, `latest`, or `latest~N` (N before the latest).
+    /// `latest` counts complete snapshots only; an id names partial ones, too.
+    pub fn resolve<'v>(&self, views: &'v [SnapshotView], text: &str) -> Result<&'v SnapshotView, RepositoryError> {
+        let usage = |message: String| Err(RepositoryError::new(Fault::Usage, message));
+        if let Some(rest) = text.strip_prefix("latest") {
+            let back = match rest.strip_prefix('~') {
+                None if rest.is_empty() => 0,
+                Some(number) if number.parse::<usize>().is_ok() => number.parse().unwrap_or(usize::MAX),
+                _ => return usage(format!("{text:?} is no snapshot: write latest or latest~N")),
+            };
+            let complete: Vec<_> = views.iter().filter(|v| !v.snapshot.partial).collect();
+            return match complete.len().checked_sub(back.saturating_add(1)) {
+                Some(at) => Ok(complete[at]),
+                None => usage(format!("there is no snapshot {text}: the repository has {} complete ones", complete.len())),
+            };
+        }
+        if text.is_empty() || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return usage(format!("{text:?} is no snapshot: write the beginning of an id, latest or latest~N"));
+        }
+        let wanted = text.to_ascii_lowercase();
+        let matching: Vec<_> = views.iter().filter(|v| hex::encode(v.id).starts_with(&wanted)).collect();
+        match matching.as_slice() {
+            [one] => Ok(one),
+            [] => usage(format!("there is no snapshot whose id begins with {wanted}")),
+            several => usage(format!("{} snapshots' ids begin with {wanted}: write more of it", several.len())),
+        }
+    }
+}
