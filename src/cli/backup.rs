@@ -15,7 +15,6 @@ use crate::clock::Time;
 use crate::config::Settings;
 use crate::config::amount::Size;
 use crate::progress::Progress;
-use crate::replica::Member;
 use crate::repository::Access;
 use crate::repository::keyring::Unlock;
 
@@ -76,6 +75,9 @@ pub struct BackupArguments {
     /// Files read at once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub read_concurrency: Option<u16>,
+    /// zstd level of what is new, 1 to 22; 0 stores as it is [default: 3]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(0..=22))]
+    pub compression: Option<u8>,
     /// Say what would be done; write nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -83,25 +85,26 @@ pub struct BackupArguments {
 
 /// Backs up, and says what was done, where it lies and how it comes back.
 pub async fn run(context: &Context, arguments: BackupArguments) -> Result<Outcome, Failure> {
-    let settings = context.settings()?;
+    let mut settings = context.settings()?;
+    settings.compression = arguments.compression.map_or(settings.compression, i32::from);
     let runs = plan(context, &settings, &arguments)?;
     if arguments.dry_run && arguments.init {
         return Err(Failure::usage("--dry-run writes nothing, so it cannot --init"));
     }
-    let (mut members, unlock) = match arguments.init {
+    let unlock = match arguments.init {
         true => {
             let done = initialise(context, &settings).await?;
             if done.report.created {
                 context.output.note(&format!("made repository {}", hex::encode(done.report.repository_id)));
             }
-            (Some(done.members), done.unlock)
+            done.unlock
         }
-        false => (None, context.unlock(&settings).await?),
+        false => context.unlock(&settings).await?,
     };
     let mut outcome = Outcome::success();
     let several = runs.len() > 1;
     for run in runs {
-        match one(context, &settings, &run, members.take(), &unlock).await {
+        match one(context, &settings, &run, &unlock).await {
             Ok(done) => outcome.join(done),
             Err(failure) if !several => return Err(failure),
             Err(failure) => {
@@ -189,20 +192,15 @@ fn when(text: Option<&str>, now: Time) -> Result<(Option<Time>, i32), Failure> {
     Ok((Some(Time(nanoseconds)), zone.to_offset(given).seconds()))
 }
 
-/// One backup. `members` are the stores where they are open already.
+/// One backup.
 async fn one(
     context: &Context,
     settings: &Settings,
     run: &BackupSettings,
-    members: Option<Vec<Member>>,
     unlock: &Unlock,
 ) -> Result<Outcome, Failure> {
     let access = if run.dry_run { Access::Read } else { Access::Write };
-    let members = match members {
-        Some(members) => members,
-        None => context.members(settings, false).await,
-    };
-    let repository = context.open_members(settings, members, unlock, access).await?;
+    let repository = context.open(settings, unlock, access).await?;
     let progress = Progress::default();
     let began = context.env.now();
     let result = {

@@ -16,7 +16,8 @@ use crate::progress::Stop;
 use crate::replica::Member;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::keyring::Unlock;
-use crate::repository::{Access, OpenSettings, Repository};
+use crate::repository::open::OpenSettings;
+use crate::repository::{Access, Repository};
 use crate::restore::RestoreError;
 use crate::store;
 use crate::store::error::{StoreError, StoreErrorKind};
@@ -150,21 +151,11 @@ impl Context {
     /// Opens the repository at the configured stores.
     pub async fn open(&self, settings: &Settings, unlock: &Unlock, access: Access) -> Result<Repository, Failure> {
         let members = self.members(settings, false).await;
-        self.open_members(settings, members, unlock, access).await
-    }
-
-    /// Opens the repository at stores that are open already.
-    pub async fn open_members(
-        &self,
-        settings: &Settings,
-        members: Vec<Member>,
-        unlock: &Unlock,
-        access: Access,
-    ) -> Result<Repository, Failure> {
         let how = OpenSettings {
             replicas: settings.replicas.clone(),
             state_dir: settings.state_dir.clone(),
             index_memory: settings.index_memory,
+            level: settings.compression,
             lowered_kdf: false,
         };
         let opened = self.interruptible(Repository::open(&self.env, members, how, unlock, access)).await?;

@@ -7,7 +7,6 @@ use crate::chunk::split::ChunkerSpec;
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
 use crate::config::Settings;
-use crate::replica::Member;
 use crate::repository::error::Fault;
 use crate::repository::init::{InitReport, InitSettings, init};
 use crate::repository::keyring::Unlock;
@@ -21,8 +20,6 @@ pub struct InitArguments {}
 pub struct Initialised {
     /// What was done.
     pub report: InitReport,
-    /// The configured stores, open.
-    pub members: Vec<Member>,
     /// The secret.
     pub unlock: Unlock,
 }
@@ -73,7 +70,7 @@ pub async fn initialise(context: &Context, settings: &Settings) -> Result<Initia
         chunker: ChunkerSpec::default(),
         label: format!("{}@{}", settings.backup.user, settings.backup.host),
     };
-    let result = context.interruptible(init(&context.env, &members, &how, &unlock)).await?;
+    let result = context.interruptible(init(&context.env, members, &how, &unlock)).await?;
     let report = match (result, file) {
         (Ok(report), _) => report,
         // The fresh secret opens nothing: a repository was there before. Leaving it would hide that the right one is missing.
@@ -85,5 +82,5 @@ pub async fn initialise(context: &Context, settings: &Settings) -> Result<Initia
         }
         (Err(e), _) => return Err(e.into()),
     };
-    Ok(Initialised { report, members, unlock })
+    Ok(Initialised { report, unlock })
 }

@@ -7,10 +7,14 @@ use serde_json::{Value, json};
 
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
-use crate::cli::output::{local, name, rfc3339, table};
+use crate::cli::output::{local, name, rfc3339, short, table};
+use crate::clock::Time;
 use crate::config::secret::{SecretSource, create_secret_file};
-use crate::repository::{Access, KeyView};
+use crate::format::Hash;
+use crate::repository::Access;
 use crate::repository::error::Fault;
+use crate::repository::keys::KeyView;
+use crate::seal::key::KdfParams;
 
 /// Arguments.
 #[derive(Args)]
@@ -60,7 +64,7 @@ pub async fn run(context: &Context, arguments: KeyArguments) -> Result<Outcome, 
             if context.output.json {
                 context.output.object(&keys.iter().map(object).collect());
             } else {
-                let head = ["id", "kind", "label", "created", "state"].map(str::to_owned).to_vec();
+                let head = ["id", "kind", "label", "created", "state", "lies in"].map(str::to_owned).to_vec();
                 let rows: Vec<_> = std::iter::once(head).chain(keys.iter().map(row)).collect();
                 table(&rows, &[]).iter().for_each(|line| {
                     context.output.line(line);
@@ -80,7 +84,7 @@ pub async fn run(context: &Context, arguments: KeyArguments) -> Result<Outcome, 
                 context.output.warn(warning);
             }
             let repository = context.open(&settings, &unlock, Access::Write).await?;
-            let key = context.interruptible(repository.add_key(&loaded.unlock, &label)).await??;
+            let key = context.interruptible(repository.add_key(&loaded.unlock, KdfParams::default(), false, &label)).await??;
             said(context, "added", &key);
         }
         KeyCommand::Remove { id } => {
@@ -100,19 +104,30 @@ pub async fn run(context: &Context, arguments: KeyArguments) -> Result<Outcome, 
     Ok(Outcome::success())
 }
 
-fn said(context: &Context, what: &str, key: &KeyView) {
+fn said(context: &Context, what: &str, id: &Hash) {
     match context.output.json {
-        true => context.output.object(&json!({"message_type": what, "key": object(key)})),
-        false => context.output.line(format_args!("{what} key {} ({})", key.id, name(key.label.as_bytes()))),
+        true => context.output.object(&json!({"message_type": what, "id": hex::encode(id)})),
+        false => context.output.line(format_args!("{what} key {}", hex::encode(id))),
     };
 }
 
+fn created(key: &KeyView) -> Time {
+    Time(key.created.saturating_mul(1_000_000_000))
+}
+
 fn row(key: &KeyView) -> Vec<String> {
-    let state = if key.revoked { "withdrawn" } else { "opens" };
-    let id = key.id.chars().take(8).collect();
-    vec![id, key.kind.clone(), name(key.label.as_bytes()), local(key.created, 0), state.to_owned()]
+    let state = match (key.revoked, key.in_use) {
+        (true, _) => "withdrawn",
+        (false, true) => "in use now",
+        (false, false) => "opens",
+    };
+    let (label, created) = (name(key.label.as_bytes()), local(created(key), 0));
+    vec![short(&key.id), key.kind.clone(), label, created, state.to_owned(), key.replicas.join(",")]
 }
 
 fn object(key: &KeyView) -> Value {
-    json!({"id": key.id, "kind": key.kind, "label": key.label, "created": rfc3339(key.created), "revoked": key.revoked})
+    json!({
+        "id": hex::encode(key.id), "kind": key.kind, "label": key.label, "created": rfc3339(created(key)),
+        "revoked": key.revoked, "current": key.in_use, "replicas": key.replicas,
+    })
 }

@@ -4,17 +4,17 @@ use std::ffi::OsString;
 
 use bytes::Bytes;
 use clap::Args;
-use futures::StreamExt;
 use serde_json::{Map, Value, json};
 
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
-use crate::cli::output::{local, name, put_name, rfc3339};
+use crate::cli::output::{local, name, put_name, rfc3339, short};
 use crate::cli::select::{Filter, Wanted};
 use crate::cli::snapshots;
 use crate::clock::Time;
-use crate::format::entry::{Entry, EntryKind, Problem};
+use crate::format::entry::{self, Entry, EntryKind, Problem};
 use crate::format::snapshot::Root;
+use crate::format::tree::TreeKind;
 use crate::repository::error::Fault;
 
 /// Arguments.
@@ -47,13 +47,16 @@ pub async fn run(context: &Context, arguments: LsArguments) -> Result<Outcome, F
     for root in &view.snapshot.roots {
         let Some(below) = below(root, wanted.path.as_deref()) else { continue };
         let Some(catalog) = &root.catalog else { continue };
-        let mut entries = std::pin::pin!(repository.walk(catalog, Some(&below)));
-        while let Some(next) = context.interruptible(entries.next()).await? {
-            let (key, entry) = next?;
+        let mut cursor = repository.cursor(TreeKind::Catalog, catalog)?;
+        cursor.seek(&below);
+        while let Some((key, value)) = context.interruptible(cursor.next()).await?? {
             if !is_below(&key, &below) {
                 break;
             }
             found = true;
+            let entry = entry::decode(value, &key).map_err(|e| {
+                Failure::new(Fault::Integrity, format!("reading {} in snapshot {}: {e}", name(&path(root, &key)), short(&view.id)))
+            })?;
             let path = path(root, &key);
             let more = match output.json {
                 true => output.object(&object(&path, &entry)),
@@ -197,6 +200,7 @@ mod tests {
     use crate::cli::ls::{below, is_below, path, permissions};
     use crate::format::entry::{Entry, EntryKind};
     use crate::format::snapshot::Root;
+use crate::format::tree::TreeKind;
 
     #[test]
     fn recorded_paths_and_keys() {

@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use clap::Args;
 
 use crate::cli::context::Failure;
-use crate::repository::{Repository, SnapshotView};
+use crate::repository::Repository;
+use crate::repository::snapshots::SnapshotView;
 
 /// Filters on snapshots. Of one kind any must match, of different kinds all.
 #[derive(Args)]
@@ -81,7 +82,7 @@ impl Wanted {
     /// The snapshot that is meant, among those the filter lets through.
     pub async fn find(&self, repository: &Repository, filter: &Filter) -> Result<SnapshotView, Failure> {
         let list = filter.apply(repository.snapshots().await?);
-        Ok(repository.resolve(&list, &self.snapshot)?)
+        Ok(repository.resolve(&list, &self.snapshot)?.clone())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::cli::output::{count, local, name, put_name, rfc3339, short, size, tab
 use crate::cli::select::Filter;
 use crate::clock::Time;
 use crate::format::snapshot::Snapshot;
-use crate::repository::SnapshotView;
+use crate::repository::snapshots::SnapshotView;
 
 /// Arguments.
 #[derive(Args)]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
 use crate::cli::output::{local, name, rfc3339, size, table};
-use crate::repository::ReplicaStatus;
+use crate::repository::status::ReplicaStatus;
 
 /// Arguments.
 #[derive(Args)]
@@ -15,7 +15,7 @@ pub struct StatusArguments {}
 /// Shows the replicas.
 pub async fn run(context: &Context, _: StatusArguments) -> Result<Outcome, Failure> {
     let (_, repository) = context.open_to_read().await?;
-    let replicas = context.interruptible(repository.status()).await?;
+    let replicas = context.interruptible(repository.status()).await??;
     let id = hex::encode(repository.id());
     let output = &context.output;
     if output.json {

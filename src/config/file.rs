@@ -85,6 +85,8 @@ pub struct BackupSection {
     pub meta_pack: Option<Spanned<Size>>,
     /// What small neighbours are grouped to.
     pub group: Option<Spanned<Size>>,
+    /// zstd level; 0 stores.
+    pub compression: Option<Spanned<i32>>,
     /// Files read at once.
     pub read_concurrency: Option<Spanned<usize>>,
     /// Publish at least this often, in bytes.

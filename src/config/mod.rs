@@ -110,6 +110,8 @@ pub struct Settings {
     pub memory: u64,
     /// Bytes that the chunk index may take.
     pub index_memory: u64,
+    /// zstd level of new frames; 0 stores.
+    pub compression: i32,
     /// Folder that remembers the heads of the logs; none without a home.
     pub state_dir: Option<PathBuf>,
     /// Where the secret is, if it is anywhere.

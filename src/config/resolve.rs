@@ -8,6 +8,7 @@ use crate::config::file::{self, BackupSection, ConfigFile, JobSection, Origin, S
 use crate::config::secret::{Named, SecretSource};
 use crate::config::{absolute, ConfigError, Environment, Overrides, Settings, StoreChoice, INDEX_MEMORY, MEMORY_MIN};
 use crate::replica::ReplicaSettings;
+use crate::repository::keyring::LEVEL;
 use crate::store::{StoreSettings, StoreUrl};
 
 /// Finds and reads the configuration file: the flag, `HOLDFAST_CONFIG`, `./holdfast.toml`, the user's folder. The first that
@@ -97,6 +98,11 @@ pub fn resolve(overrides: &Overrides, environment: &Environment, current: &Path)
         replicas,
         memory,
         index_memory: section.index_memory.map_or(INDEX_MEMORY, |s| s.0),
+        compression: match &file.backup.compression {
+            Some(level) if !(0..=22).contains(level.get_ref()) => return Err(place.at(level.span(), "must be 0 to 22")),
+            Some(level) => *level.get_ref(),
+            None => LEVEL,
+        },
         state_dir,
         backup,
         jobs,
