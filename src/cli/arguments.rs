@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::cli::{backup, completions, init, key, ls, restore, snapshots, status, verify};
 use crate::config::amount::Size;
 use crate::config::secret::{Named, SecretSource};
-use crate::config::{Overrides, absolute};
+use crate::config::Overrides;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -83,13 +83,13 @@ impl Global {
     pub fn overrides(&self, current: &Path) -> Overrides {
         let mut all = Vec::new();
         if let Some(path) = &self.password_file {
-            all.push(("--password-file".to_owned(), SecretSource::PasswordFile(absolute(current, path))));
+            all.push(("--password-file".to_owned(), SecretSource::password_file(current, path)));
         }
         if let Some(command) = &self.password_command {
             all.push(("--password-command".to_owned(), SecretSource::PasswordCommand(command.clone())));
         }
         if let Some(path) = &self.key_file {
-            all.push(("--key-file".to_owned(), SecretSource::KeyFile(absolute(current, path))));
+            all.push(("--key-file".to_owned(), SecretSource::key_file(current, path)));
         }
         Overrides {
             config: self.config.clone(),

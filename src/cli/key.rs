@@ -73,8 +73,8 @@ pub async fn run(context: &Context, arguments: KeyArguments) -> Result<Outcome, 
         }
         KeyCommand::Add { new_password_file, new_key_file, label } => {
             let new = match (new_password_file, new_key_file) {
-                (Some(path), _) => SecretSource::PasswordFile(context.absolute(&path)),
-                (None, Some(path)) => SecretSource::KeyFile(context.absolute(&path)),
+                (Some(path), _) => SecretSource::password_file(&context.current, &path),
+                (None, Some(path)) => SecretSource::key_file(&context.current, &path),
                 (None, None) => return Err(Failure::usage("which key? give --new-password-file or --new-key-file")),
             };
             let settings = context.settings()?;

@@ -92,7 +92,7 @@ pub fn resolve(overrides: &Overrides, environment: &Environment, current: &Path)
         None => section.state_dir.as_ref().map(|p| absolute(&folder, p)).or_else(|| Some(state_home?.join("holdfast"))),
     };
     Ok(Settings {
-        secret: secret_source(overrides, environment, &file, &place)?,
+        secret: secret_source(overrides, environment, &file, &place, current)?,
         file: origin.as_ref().map(|o| o.path.clone()),
         stores,
         replicas,
@@ -160,23 +160,24 @@ fn secret_source(
     environment: &Environment,
     file: &ConfigFile,
     place: &Place<'_>,
+    current: &Path,
 ) -> Result<Option<SecretSource>, ConfigError> {
     if let Some(source) = overrides.secret.clone().one()? {
         return Ok(Some(source));
     }
-    if let Some(source) = Named::from_environment(environment).one()? {
+    if let Some(source) = Named::from_environment(environment, current).one()? {
         return Ok(Some(source));
     }
     let section = &file.repository;
     let mut all = Vec::new();
     if let Some(path) = &section.password_file {
-        all.push((place.text(path.span(), "password_file"), SecretSource::PasswordFile(absolute(place.folder, path.get_ref()))));
+        all.push((place.text(path.span(), "password_file"), SecretSource::password_file(place.folder, path.get_ref())));
     }
     if let Some(command) = &section.password_command {
         all.push((place.text(command.span(), "password_command"), SecretSource::PasswordCommand(command.get_ref().clone())));
     }
     if let Some(path) = &section.key_file {
-        all.push((place.text(path.span(), "key_file"), SecretSource::KeyFile(absolute(place.folder, path.get_ref()))));
+        all.push((place.text(path.span(), "key_file"), SecretSource::key_file(place.folder, path.get_ref())));
     }
     Named { all }.one()
 }

@@ -1,13 +1,15 @@
 //! Where the secret that opens a repository comes from. Never from an argument: those are there for all to see.
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::config::{ConfigError, Environment};
+use crate::config::{ConfigError, Environment, absolute};
 use crate::repository::keyring::Unlock;
 use crate::seal::key::Secret;
 
@@ -46,19 +48,18 @@ pub struct Named {
 }
 
 impl Named {
-    /// Those of the environment.
-    pub fn from_environment(environment: &Environment) -> Named {
-        use std::os::unix::ffi::OsStringExt;
+    /// Those of the environment; relative paths are seen from `current`.
+    pub fn from_environment(environment: &Environment, current: &Path) -> Named {
         let mut all = Vec::new();
-        let mut add = |name: &str, make: fn(std::ffi::OsString) -> SecretSource| {
+        let mut add = |name: &str, make: &dyn Fn(OsString) -> SecretSource| {
             if let Some(value) = environment.get(name) {
                 all.push((name.to_owned(), make(value)));
             }
         };
-        add("HOLDFAST_PASSWORD", |v| SecretSource::Password(Zeroizing::new(v.into_vec())));
-        add("HOLDFAST_PASSWORD_FILE", |v| SecretSource::PasswordFile(v.into()));
-        add("HOLDFAST_PASSWORD_COMMAND", |v| SecretSource::PasswordCommand(v.to_string_lossy().into_owned()));
-        add("HOLDFAST_KEY_FILE", |v| SecretSource::KeyFile(v.into()));
+        add("HOLDFAST_PASSWORD", &|v| SecretSource::Password(Zeroizing::new(v.into_vec())));
+        add("HOLDFAST_PASSWORD_FILE", &|v| SecretSource::password_file(current, Path::new(&v)));
+        add("HOLDFAST_PASSWORD_COMMAND", &|v| SecretSource::PasswordCommand(v.to_string_lossy().into_owned()));
+        add("HOLDFAST_KEY_FILE", &|v| SecretSource::key_file(current, Path::new(&v)));
         Named { all }
     }
 
@@ -83,6 +84,16 @@ pub struct Loaded {
 }
 
 impl SecretSource {
+    /// A passphrase in the file at `path`, seen from `folder`.
+    pub fn password_file(folder: &Path, path: &Path) -> SecretSource {
+        SecretSource::PasswordFile(seen_from(folder, path))
+    }
+
+    /// A key in the file at `path`, seen from `folder`.
+    pub fn key_file(folder: &Path, path: &Path) -> SecretSource {
+        SecretSource::KeyFile(seen_from(folder, path))
+    }
+
     fn is_empty(&self) -> bool {
         match self {
             SecretSource::Password(password) => password.is_empty(),
@@ -156,6 +167,11 @@ pub fn create_secret_file(path: &Path, entropy: [u8; 32]) -> std::io::Result<()>
     std::fs::File::open(folder)?.sync_all()
 }
 
+/// An empty path stays empty, so that it is refused as what it is.
+fn seen_from(folder: &Path, path: &Path) -> PathBuf {
+    if path.as_os_str().is_empty() { PathBuf::new() } else { absolute(folder, path) }
+}
+
 fn read_file(path: &Path, what: &str) -> Result<(Zeroizing<Vec<u8>>, Option<String>), ConfigError> {
     let failed = |e: std::io::Error| match e.kind() {
         ErrorKind::NotFound => ConfigError::new(format!(
@@ -222,6 +238,7 @@ fn run(command: &str) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     use zeroize::Zeroizing;
 
@@ -285,7 +302,8 @@ mod tests {
     #[test]
     fn one_source_at_a_place() {
         let of = |pairs: &[(&str, &str)]| {
-            Named::from_environment(&Environment::of(pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())))).one()
+            let environment = Environment::of(pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())));
+            Named::from_environment(&environment, Path::new("/")).one()
         };
         assert!(matches!(of(&[]), Ok(None)));
         assert!(matches!(of(&[("HOLDFAST_PASSWORD", "x ")]), Ok(Some(s)) if s == SecretSource::Password(Zeroizing::new(b"x ".to_vec()))));

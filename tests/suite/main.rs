@@ -1,2 +1,4 @@
 //! The suite: one binary, one module per subject. `tests/architecture.rs` fails when a file here is not listed.
+mod configuration;
+mod example_config;
 mod seal_props;
