@@ -1,9 +1,27 @@
 //! Source to snapshot.
+//!
+//! What is here: the stages, drawn below, and [`run`], which wires them. What comes in: paths, settings, an opened
+//! repository. What goes out: a snapshot in the log of each replica that took part, and a report. What never happens
+//! here: a provider, an object's name, a deletion, a retry of a request, a clock read for safety.
+//!
+//! ```text
+//! walk, compare -16-> [batch | large: read, cut, CPU pool: hash, known?, group, compress, compare, encrypt] -> catalog
+//!                                       \--64 frames-> pack -> fan-out xN -64 receipts-> upload (publish) -> commit
+//! ```
+//! The numbers are capacities; bytes between reading and the last replica are bounded by `budget`.
 
 pub mod budget;
+pub mod catalog;
+pub mod commit;
+pub mod entry;
 pub mod known;
 pub mod pack;
+pub mod parents;
+pub mod read;
+pub mod run;
 pub mod seal;
+pub mod upload;
+pub mod walk;
 
 use std::path::PathBuf;
 
@@ -130,8 +148,10 @@ pub struct BackupReport {
     /// Whether nothing was written on purpose.
     pub dry_run: bool,
     /// Counts of entries and bytes; the same figures stand in the snapshot.
-    pub statistics: Statistics,
-    /// Source items that could not be read or kept changing: path and reason (bounded; the count is in `statistics`).
+    pub statistics: crate::format::snapshot::Statistics,
+    /// Source items that could not be read or kept changing.
+    pub errors: u64,
+    /// Source items that could not be read or kept changing: path and reason (bounded; `errors` is the count).
     pub problems: Vec<(String, String)>,
     /// Things worth saying that are no errors.
     pub notes: Vec<String>,
@@ -141,39 +161,6 @@ pub struct BackupReport {
     pub quorum: usize,
     /// How long it took.
     pub duration: std::time::Duration,
-}
-
-/// Counts of one backup.
-#[derive(Clone, Debug, Default)]
-pub struct Statistics {
-    /// Files that the parent did not have.
-    pub files_new: u64,
-    /// Files that differ from the parent.
-    pub files_changed: u64,
-    /// Files carried over.
-    pub files_unmodified: u64,
-    /// Directories that the parent did not have.
-    pub dirs_new: u64,
-    /// Directories whose metadata differ.
-    pub dirs_changed: u64,
-    /// Directories as they were.
-    pub dirs_unmodified: u64,
-    /// Links, pipes, sockets and devices.
-    pub others: u64,
-    /// Content bytes of all files.
-    pub bytes_processed: u64,
-    /// Content bytes read.
-    pub bytes_read: u64,
-    /// New data chunks.
-    pub data_chunks: u64,
-    /// New catalog nodes and content list nodes.
-    pub meta_chunks: u64,
-    /// Plaintext bytes of new chunks.
-    pub bytes_added: u64,
-    /// Sealed bytes of new chunks, once (not per replica).
-    pub bytes_added_stored: u64,
-    /// Source items with problems.
-    pub errors: u64,
 }
 
 /// Why a backup has no snapshot at quorum.

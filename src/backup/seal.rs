@@ -6,6 +6,7 @@ use crate::backup::budget::Admitted;
 use crate::backup::known::Known;
 use crate::chunk::id::{ChunkId, IdKey};
 use crate::clock::Env;
+use crate::progress::Counter;
 use crate::replica::Mask;
 use crate::seal::{FrameSealer, FrameShape, Kind, SealError};
 
@@ -28,6 +29,21 @@ pub struct Frame {
     pub admitted: Admitted,
 }
 
+/// What was new, counted while sealing.
+#[derive(Default)]
+pub struct Added {
+    /// Data chunks.
+    pub data_chunks: Counter,
+    /// Nodes.
+    pub meta_chunks: Counter,
+    /// Their plaintext bytes.
+    pub bytes: Counter,
+    /// Their sealed bytes.
+    pub stored: Counter,
+    /// Bytes read from the source.
+    pub read: Counter,
+}
+
 /// What sealing jobs share.
 pub struct Sealing {
     /// Where randomness comes from.
@@ -40,6 +56,8 @@ pub struct Sealing {
     pub known: Known,
     /// Plaintext bytes that groups are filled to.
     pub group: usize,
+    /// What was new.
+    pub added: Arc<Added>,
     /// Whether frames are wanted at all (not in a dry run).
     pub dry_run: bool,
 }

@@ -57,13 +57,19 @@ impl RepositoryError {
     }
 }
 
-impl From<StoreError> for RepositoryError {
-    fn from(e: StoreError) -> RepositoryError {
-        let fault = match e.kind {
+impl RepositoryError {
+    /// The class of a store's error.
+    pub fn from_kind(kind: StoreErrorKind) -> Fault {
+        match kind {
             StoreErrorKind::Denied => Fault::Denied,
             StoreErrorKind::Corrupt => Fault::Integrity,
             _ => Fault::Failed,
-        };
-        RepositoryError::caused(fault, format!("store {} failed", e.store), e)
+        }
+    }
+}
+
+impl From<StoreError> for RepositoryError {
+    fn from(e: StoreError) -> RepositoryError {
+        RepositoryError::caused(RepositoryError::from_kind(e.kind), format!("store {} failed", e.store), e)
     }
 }

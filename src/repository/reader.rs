@@ -194,7 +194,7 @@ impl Repository {
     /// Reads a tree from left to right.
     pub fn cursor(&self, kind: TreeKind, root: &Child) -> Result<Cursor<'_>, RepositoryError> {
         let descent = Descent::new(kind, root.clone(), NODES_MAX).map_err(|e| damaged_tree(&e))?;
-        Ok(Cursor { repository: self, descent, ahead: BTreeMap::new() })
+        Ok(Cursor { repository: self, descent, ahead: BTreeMap::new(), read: Vec::new() })
     }
 
     /// Writes into the logs that packs met on the way are not to be relied on. Gives notes for people. A replica that
@@ -272,6 +272,7 @@ pub struct Cursor<'r> {
     repository: &'r Repository,
     descent: Descent,
     ahead: BTreeMap<ChunkId, Bytes>,
+    read: Vec<ChunkId>,
 }
 
 impl Cursor<'_> {
@@ -283,10 +284,16 @@ impl Cursor<'_> {
                 Step::End => return Ok(None),
                 Step::Want(child) => {
                     let plain = self.node(&child).await?;
+                    self.read.extend(child.chunk_id());
                     self.descent.feed(plain).map_err(|e| damaged_tree(&e))?;
                 }
             }
         }
+    }
+
+    /// The ids of the nodes read since the last call.
+    pub fn take_read(&mut self) -> Vec<ChunkId> {
+        std::mem::take(&mut self.read)
     }
 
     /// Goes forward to the first item whose key is `key` or after it.

@@ -26,8 +26,8 @@ pub struct Reliance {
     pub own: Vec<(PackKind, Hash)>,
     /// Packs that were there and are relied on instead of sending.
     pub hits: Vec<(PackKind, Hash)>,
-    /// The snapshot whose entries were carried over unseen: it must still be live. None: everything was looked up.
-    pub parent: Option<Hash>,
+    /// The snapshots whose entries were carried over unseen: they must still be live. None: everything was looked up.
+    pub parents: Vec<Hash>,
     /// The packs that were distrusted when entries were carried over unseen.
     pub distrusted: BTreeSet<Hash>,
 }
@@ -62,13 +62,11 @@ impl Reliance {
         if let Some((_, pack)) = self.hits.iter().find(|(_, pack)| state.distrusted.contains(pack)) {
             return Some(format!("pack {} was found damaged", hex::encode(pack)));
         }
-        if let Some(parent) = &self.parent {
-            if !state.snapshots.contains_key(parent) {
-                return Some(format!("the parent {} was forgotten", hex::encode(parent)));
-            }
-            if !state.distrusted.is_subset(&self.distrusted) {
-                return Some("packs were found damaged".into());
-            }
+        if let Some(gone) = self.parents.iter().find(|parent| !state.snapshots.contains_key(*parent)) {
+            return Some(format!("the parent {} was forgotten", hex::encode(gone)));
+        }
+        if !self.parents.is_empty() && !state.distrusted.is_subset(&self.distrusted) {
+            return Some("packs were found damaged".into());
         }
         let segment = published.iter().find(|s| state.is_condemned(ObjectClass::Index, s));
         segment.map(|s| format!("index segment {} was condemned", hex::encode(s)))

@@ -41,10 +41,10 @@ pub enum Segment {
 /// What [`read_small`] found.
 #[derive(Debug)]
 pub enum Small {
-    /// All of it is in the buffer, and the file stood still; its metadata.
-    Whole(Meta),
-    /// It changed while it was read: the buffer holds what was read; metadata as of afterwards.
-    Changed(Meta),
+    /// All of it is in the buffer, and the file stood still; its metadata and extended attributes.
+    Whole(Meta, Attributes),
+    /// It changed while it was read: the buffer holds what was read; metadata and attributes as of afterwards.
+    Changed(Meta, Attributes),
     /// It is longer than asked for, or has holes: nothing in the buffer, read it from here.
     Large(OpenFile),
 }
@@ -117,7 +117,8 @@ pub fn read_small(found: &Found, max: usize, buffer: &mut Vec<u8>) -> Result<Sma
     buffer.truncate(filled);
     let after = stat_open(&file, found)?;
     let stood_still = after.same_content(&meta) && (filled == size || size == 0);
-    Ok(if stood_still { Small::Whole(meta) } else { Small::Changed(after) })
+    let attributes = read_open_xattrs(&file, &|| found.path())?;
+    Ok(if stood_still { Small::Whole(meta, attributes) } else { Small::Changed(after, attributes) })
 }
 
 /// Where a symbolic link points, raw.

@@ -1,0 +1,98 @@
+//! The last step: a snapshot into the log of every replica that is still part of the run.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use crate::backup::BackupError;
+use crate::backup::known::Known;
+use crate::backup::pack::ToPack;
+use crate::backup::upload::Outbox;
+use crate::format::snapshot::Snapshot;
+use crate::format::{Hash, object_hash};
+use crate::replica::Mask;
+use crate::replica::write::{Fanout, put_proven};
+use crate::repository::Repository;
+use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::layout::{self, Class};
+use crate::repository::writer::{Reliance, WriteFault};
+
+/// What commits stand on and go through.
+pub struct Committing<'r> {
+    /// The repository.
+    pub repository: &'r Repository,
+    /// The replicas that take part.
+    pub fanout: &'r Fanout,
+    /// What is sent and published.
+    pub outbox: &'r Arc<Mutex<Outbox>>,
+    /// The way to the pack stage.
+    pub frames: mpsc::Sender<ToPack>,
+    /// What was relied on instead of sent.
+    pub known: &'r Known,
+    /// Snapshots whose entries were carried over unseen, and the packs that each log distrusted then.
+    pub parents: Vec<Hash>,
+    /// By replica index.
+    pub distrusted: Vec<std::collections::BTreeSet<Hash>>,
+}
+
+impl Committing<'_> {
+    /// Waits until every frame sent so far lies in a pack whose fate is known.
+    async fn barrier(&self) -> Result<(), BackupError> {
+        let (answer, passed) = oneshot::channel();
+        let gone = || BackupError::Repository(RepositoryError::new(Fault::Failed, "the upload stopped early"));
+        self.frames.send(ToPack::Barrier(answer)).await.map_err(|_| gone())?;
+        passed.await.map_err(|_| gone())
+    }
+
+    /// Commits `snapshot` at every replica still in the run; gives those that did. The others are left behind with their reason.
+    pub async fn commit(&self, snapshot: &Snapshot, replaces: &[Hash]) -> Result<Mask, BackupError> {
+        self.barrier().await?;
+        let repository = self.repository;
+        let mut outbox = self.outbox.lock().await;
+        let segments = outbox.take_segments(repository, self.fanout).await;
+        let stored = snapshot
+            .encode(&repository.keyring.keys.log, &repository.id(), repository.env.random())
+            .map_err(|e| RepositoryError::caused(Fault::Failed, "could not write the snapshot", e))?;
+        let id = Hash::try_from(snapshot.id.as_ref()).unwrap_or_default();
+        let hits = self.known.hits();
+        let index = repository.index().await?;
+        let jobs: Vec<(usize, Reliance)> = self
+            .fanout
+            .alive()
+            .indices()
+            .map(|i| {
+                let chunks = index.read().expect("no panic while the index is locked");
+                let packs = hits.get(i).into_iter().flatten().map(|n| chunks.pack(*n)).map(|p| (p.kind, p.hash));
+                let distrusted = self.distrusted.get(i).cloned().unwrap_or_default();
+                (i, Reliance { own: outbox.own(i), hits: packs.collect(), parents: self.parents.clone(), distrusted })
+            })
+            .collect();
+        let (segments, stored) = (&segments, &stored);
+        let results = join_all(jobs.iter().map(|(i, reliance)| async move {
+            let object = object_hash(stored);
+            put_proven(&repository.set.replicas[*i], &layout::hashed(Class::Snapshot, &object), stored)
+                .await
+                .map_err(|e| WriteFault::Repository(e.into()))?;
+            repository.commit(*i, id, object, snapshot.partial, replaces, segments, reliance).await
+        }))
+        .await;
+        let mut done = Mask::default();
+        for ((i, _), result) in jobs.into_iter().zip(results) {
+            match result {
+                Ok(()) => {
+                    outbox.named(i, segments);
+                    done = done.or(Mask::one(i));
+                }
+                Err(e) => outbox.fail_write(self.fanout, repository, i, e),
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// An id as a field.
+pub fn field(id: &Hash) -> Bytes {
+    Bytes::copy_from_slice(id)
+}

@@ -1,0 +1,144 @@
+//! What the walk is compared with: the newest complete snapshot of the same sources, and a newer partial one before it.
+
+use bytes::Bytes;
+
+use crate::chunk::id::ChunkId;
+use crate::format::Hash;
+use crate::format::entry::{self, Content, Entry, Piece};
+use crate::format::tree::TreeKind;
+use crate::replica::Mask;
+use crate::repository::Repository;
+use crate::repository::error::RepositoryError;
+use crate::repository::reader::Cursor;
+use crate::repository::snapshots::SnapshotView;
+
+/// Picks the snapshots to compare with: same host, same recorded paths; partial ones only if newer than the complete one.
+pub fn choose<'v>(views: &'v [SnapshotView], host: &str, paths: &[Vec<u8>], at: Mask) -> Vec<&'v SnapshotView> {
+    let same = |view: &&SnapshotView| {
+        let mut theirs: Vec<&[u8]> = view.snapshot.roots.iter().map(|r| r.path.as_ref()).collect();
+        theirs.sort_unstable();
+        let mut ours: Vec<&[u8]> = paths.iter().map(Vec::as_slice).collect();
+        ours.sort_unstable();
+        // A partial snapshot may lack its last roots.
+        let paths = if view.snapshot.partial { theirs.iter().all(|p| ours.contains(p)) } else { theirs == ours };
+        view.snapshot.host == host && paths && !view.mask.and(at).is_empty()
+    };
+    let complete = views.iter().rev().filter(same).find(|v| !v.snapshot.partial);
+    let newest = views.iter().rev().find(same);
+    match (newest, complete) {
+        (Some(newest), Some(complete)) if newest.id != complete.id => vec![newest, complete],
+        (Some(newest), _) => vec![newest],
+        (None, _) => Vec::new(),
+    }
+}
+
+/// One place in each parent's catalog of one root, moving forward together with the walk.
+pub struct Parents<'r> {
+    repository: &'r Repository,
+    cursors: Vec<Place<'r>>,
+    /// Entries whose change time is not before this may have changed unnoticed after they were read: seconds, nanoseconds.
+    /// One bound per cursor.
+    racy: Vec<(i64, u32)>,
+    /// What could not be read of a parent: the rest of it counts as absent.
+    pub notes: Vec<String>,
+}
+
+struct Place<'r> {
+    cursor: Cursor<'r>,
+    at: Option<(Bytes, Bytes)>,
+    begun: bool,
+    ended: bool,
+}
+
+/// The clock that stamps files may tick this coarsely, in nanoseconds.
+const STAMP_TICK: i64 = 20_000_000;
+
+impl<'r> Parents<'r> {
+    /// At the beginning of the root recorded as `path` in each of `views`.
+    pub fn open(repository: &'r Repository, views: &[&SnapshotView], path: &[u8]) -> Parents<'r> {
+        let mut parents = Parents { repository, cursors: Vec::new(), racy: Vec::new(), notes: Vec::new() };
+        for view in views {
+            let root = view.snapshot.roots.iter().find(|r| r.path == path).and_then(|r| r.catalog.as_ref());
+            let Some(root) = root else { continue };
+            match repository.cursor(TreeKind::Catalog, root) {
+                Ok(cursor) => {
+                    parents.cursors.push(Place { cursor, at: None, begun: false, ended: false });
+                    let (seconds, nanos) = (view.snapshot.time_seconds, i64::from(view.snapshot.time_nanos) - STAMP_TICK);
+                    let carry = i64::from(nanos < 0);
+                    parents.racy.push((seconds - carry, (nanos + carry * 1_000_000_000) as u32));
+                }
+                Err(e) => parents.notes.push(format!("the parent cannot be read: {e}")),
+            }
+        }
+        parents
+    }
+
+    /// Whether there is anything to compare with.
+    pub fn is_empty(&self) -> bool {
+        self.cursors.is_empty()
+    }
+
+    /// The entry with exactly this key, and whether its change time is too late to be trusted. Keys must ascend from call to call.
+    pub async fn find(&mut self, key: &[u8]) -> Option<(Bytes, Entry, bool)> {
+        let mut found = None;
+        for (place, racy) in self.cursors.iter_mut().zip(&self.racy) {
+            if let Err(e) = place.advance(key).await {
+                self.notes.push(format!("the parent cannot be read on: {e}"));
+                (place.ended, place.at) = (true, None);
+            }
+            if found.is_none()
+                && let Some((at, value)) = &place.at
+                && *at == key
+                && let Ok(entry) = entry::decode(value.clone(), key)
+            {
+                let late = (entry.ctime, entry.ctime_nanos) >= *racy;
+                found = Some((value.clone(), entry, late));
+            }
+        }
+        found
+    }
+
+    /// Every chunk that an entry names, directly or through a content list, list nodes included.
+    pub async fn closure(&self, entry: &Entry) -> Result<Vec<ChunkId>, RepositoryError> {
+        let mut ids: Vec<ChunkId> = entry.xattrs.iter().filter_map(|x| x.chunk.as_ref()?.chunk_id()).collect();
+        let Some(Content { pieces, list }) = &entry.content else { return Ok(ids) };
+        ids.extend(pieces.iter().filter_map(Piece::chunk_id));
+        if let Some(list) = list {
+            let mut cursor = self.repository.cursor(TreeKind::Content, list)?;
+            while let Some((_, value)) = cursor.next().await? {
+                let piece = <Piece as prost::Message>::decode(value);
+                ids.extend(piece.ok().and_then(|p| p.chunk_id()));
+            }
+            ids.extend(cursor.take_read());
+        }
+        Ok(ids)
+    }
+}
+
+impl Place<'_> {
+    async fn advance(&mut self, key: &[u8]) -> Result<(), RepositoryError> {
+        if self.ended || self.at.as_ref().is_some_and(|(at, _)| at[..] >= *key) {
+            return Ok(());
+        }
+        // The next one is nearly always right; a seek is for what was left out of this walk.
+        for step in 0.. {
+            if step == 4 || !self.begun {
+                self.cursor.seek(key);
+                self.begun = true;
+            }
+            self.at = self.cursor.next().await?;
+            match &self.at {
+                Some((at, _)) if at[..] < *key => {}
+                Some(_) => return Ok(()),
+                None => break,
+            }
+        }
+        self.ended = true;
+        Ok(())
+    }
+}
+
+/// The ids of snapshots.
+pub fn ids(views: &[&SnapshotView]) -> Vec<Hash> {
+    views.iter().map(|v| v.id).collect()
+}

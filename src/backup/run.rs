@@ -1,0 +1,511 @@
+//! One backup run: the stages wired, the snapshot committed, the replicas reported.
+
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex as SyncMutex};
+
+use tokio::sync::{Mutex, Semaphore, mpsc};
+
+use crate::backup::budget::Budget;
+use crate::backup::catalog::{Catalog, End, Tally};
+use crate::backup::commit::{Committing, field};
+use crate::backup::entry::Compare;
+use crate::backup::known::Known;
+use crate::backup::parents::{self, Parents};
+use crate::backup::read::Reading;
+use crate::backup::seal::{Added, Sealing};
+use crate::backup::upload::Outbox;
+use crate::backup::walk::{self, Comparing};
+use crate::backup::{BackupError, BackupReport, BackupSettings, ReplicaReport, pack, upload};
+use crate::chunk::split::Splitter;
+use crate::format::Hash;
+use crate::format::snapshot::{Root, Snapshot};
+use crate::progress::{Progress, Stop};
+use crate::replica::Mask;
+use crate::replica::write::Fanout;
+use crate::repository::Repository;
+use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::open::worst;
+use crate::repository::snapshots::SnapshotView;
+use crate::source::directory::{NAMES_MEMORY, Walk, WalkSettings};
+use crate::source::filter::Filter;
+use crate::source::metadata::{OwnerNames, raise_open_files};
+
+/// Results in path order that may wait for the catalog.
+const PENDING: usize = 16;
+/// Frames that may wait for the pack stage.
+const FRAMES: usize = 64;
+/// Packs whose receipts may wait for the publisher.
+const PACKED: usize = 64;
+/// How often a run that lost what it stood on starts over.
+const PASSES: usize = 3;
+
+/// What one pass came to.
+struct Passed {
+    report: BackupReport,
+    committed: Mask,
+    lost: Vec<String>,
+}
+
+/// Backs up, once.
+pub async fn run(
+    repository: &Repository,
+    settings: &BackupSettings,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<BackupReport, BackupError> {
+    let began = repository.env.elapsed();
+    let filter = filter(settings)?;
+    verify_settings(repository, settings)?;
+    raise_open_files();
+    let mut notes = Vec::new();
+    let mut replaces: Vec<Hash> = Vec::new();
+    for pass in 0..PASSES {
+        let passed = one_pass(repository, settings, &filter, progress, stop, &mut replaces, pass > 0).await?;
+        let mut report = passed.report;
+        report.duration = repository.env.elapsed().saturating_sub(began);
+        notes.append(&mut report.notes);
+        let quorum = repository.set.write_quorum();
+        if !report.dry_run && passed.committed.count() < quorum {
+            if !passed.lost.is_empty() && pass + 1 < PASSES {
+                notes.push(format!("what this run relied on was removed meanwhile ({}): starting over", passed.lost.join("; ")));
+                replaces.extend(report.snapshot.filter(|_| !passed.committed.is_empty()));
+                continue;
+            }
+            report.notes = notes;
+            return Err(below_quorum(passed.committed, report));
+        }
+        notes.extend(repository.record_distrust().await);
+        notes.extend(repository.save_heads().err());
+        report.notes = notes;
+        return Ok(report);
+    }
+    Err(RepositoryError::new(Fault::Contention, "what this run relied on was removed again and again: try again").into())
+}
+
+fn filter(settings: &BackupSettings) -> Result<Filter, BackupError> {
+    let wrong = |e: crate::source::filter::FilterError| BackupError::Settings(told(&e));
+    let mut filter = Filter::new(&settings.excludes, &settings.iexcludes, &settings.exclude_files).map_err(wrong)?;
+    if let Some(bytes) = settings.exclude_larger_than {
+        filter = filter.larger_than(bytes);
+    }
+    for marker in &settings.exclude_if_present {
+        filter = filter.if_present(marker).map_err(wrong)?;
+    }
+    Ok(filter)
+}
+
+fn told(e: &dyn std::error::Error) -> String {
+    match e.source() {
+        Some(cause) => format!("{e}: {cause}"),
+        None => e.to_string(),
+    }
+}
+
+fn verify_settings(repository: &Repository, settings: &BackupSettings) -> Result<(), BackupError> {
+    let wrong = |message: String| Err(BackupError::Settings(message));
+    if settings.paths.is_empty() {
+        return wrong("nothing to back up: name at least one path".into());
+    }
+    if let Some(relative) = settings.paths.iter().find(|p| !p.is_absolute()) {
+        return wrong(format!("{} is not an absolute path", relative.display()));
+    }
+    if settings.recorded_as.is_some() && settings.paths.len() != 1 {
+        return wrong("a path to record instead (--as) goes with exactly one path".into());
+    }
+    if settings.recorded_as.as_ref().is_some_and(|p| !p.is_absolute()) {
+        return wrong("a path to record instead (--as) must be absolute".into());
+    }
+    // Two packs of each kind may be filling, and one block must still fit beside them.
+    let least = 2 * (u64::from(settings.data_pack) + u64::from(settings.meta_pack)) + (8 << 20);
+    if settings.memory < least {
+        return wrong(format!("memory of {} MiB is too little for these pack sizes: set at least {} MiB", settings.memory >> 20, least.div_ceil(1 << 20)));
+    }
+    if repository.writable().is_empty() && !settings.dry_run {
+        return Ok(());
+    }
+    Ok(())
+}
+
+/// The replicas that take part, and notes about those that do not.
+async fn participants(repository: &Repository) -> Result<Mask, RepositoryError> {
+    let index = repository.index().await?;
+    let writable = repository.writable();
+    let mut lacking = [0_u64; crate::replica::REPLICAS_MAX];
+    {
+        let chunks = index.read().expect("no panic while the index is locked");
+        for pack in chunks.packs() {
+            for i in writable.without(pack.published).indices() {
+                lacking[i] += pack.size;
+            }
+        }
+    }
+    for i in writable.indices() {
+        let limit = repository.set.settings.behind_limit;
+        if lacking[i] > limit {
+            let name = &repository.set.replicas[i].name;
+            let why = format!("store {name}: lacks {} MiB that other replicas hold, more than a backup brings up to date", lacking[i] >> 20);
+            repository.set_fault(i, Fault::Failed, why);
+        }
+    }
+    Ok(repository.writable())
+}
+
+async fn one_pass(
+    repository: &Repository,
+    settings: &BackupSettings,
+    filter: &Filter,
+    progress: &Progress,
+    stop: &Stop,
+    replaces: &mut Vec<Hash>,
+    again: bool,
+) -> Result<Passed, BackupError> {
+    let env = &repository.env;
+    let now = settings.time.unwrap_or_else(|| env.now());
+    let taking_part = participants(repository).await?;
+    let quorum = repository.set.write_quorum();
+    if taking_part.count() < quorum && !settings.dry_run {
+        let report = BackupReport { replicas: replica_reports(repository, None, None, Mask::default()), quorum, ..BackupReport::default() };
+        return Ok(Passed { report, committed: Mask::default(), lost: Vec::new() });
+    }
+    let recorded: Vec<(PathBuf, Vec<u8>)> = recorded(settings);
+    let views = repository.snapshots().await?;
+    let paths: Vec<Vec<u8>> = recorded.iter().map(|(_, path)| path.clone()).collect();
+    let chosen = parents::choose(&views, &settings.host, &paths, repository.readable());
+    let mut distrusted: Vec<BTreeSet<Hash>> = Vec::new();
+    let mut look_up = again;
+    for i in 0..repository.set.replicas.len() {
+        let log = repository.log(i).await;
+        let set = log.as_ref().map(|l| l.state.distrusted.clone()).unwrap_or_default();
+        if taking_part.has(i) {
+            let live = |v: &&&SnapshotView| log.as_ref().is_some_and(|l| l.state.snapshots.contains_key(&v.id));
+            look_up |= !set.is_empty() || chosen.iter().filter(live).count() < chosen.len();
+        }
+        distrusted.push(set);
+    }
+    let replicas: Vec<_> = repository.set.replicas.iter().filter(|r| taking_part.has(r.index)).cloned().collect();
+    let fanout = Arc::new(Fanout::start(env, &replicas, &repository.set.settings, progress));
+    let index = repository.index().await?;
+    let (frames_in, frames_out) = mpsc::channel(FRAMES);
+    let (packed_in, packed_out) = mpsc::channel(PACKED);
+    let splitter = Splitter::new(repository.chunker, repository.keyring.keys.chunker.expose())
+        .map_err(|e| RepositoryError::caused(Fault::Unsupported, "the repository's chunker cannot be used", e))?;
+    let sealing = Arc::new(Sealing {
+        env: env.clone(),
+        id_key: repository.keyring.id_key.clone(),
+        sealer: repository.keyring.sealer.clone(),
+        known: Known::new(index, fanout.clone()),
+        group: settings.group as usize,
+        added: Arc::new(Added::default()),
+        dry_run: settings.dry_run,
+    });
+    let readers = settings.read_concurrency.max(1);
+    let reading = Arc::new(Reading {
+        sealing: sealing.clone(),
+        splitter,
+        budget: Budget::new(settings.memory),
+        frames: frames_in.clone(),
+        readers: Arc::new(Semaphore::new(readers)),
+        batches: Arc::new(Semaphore::new(readers.max(env.threads()))),
+        owners: SyncMutex::new(OwnerNames::new()),
+        progress: progress.clone(),
+        stop: stop.clone(),
+    });
+    let outbox = Arc::new(Mutex::new(Outbox::default()));
+    let work = {
+        let (fanout, outbox, reading) = (&fanout, &outbox, reading);
+        let parents: Vec<Hash> = if look_up { Vec::new() } else { parents::ids(&chosen) };
+        let committing = Committing { repository, fanout, outbox, frames: frames_in, known: &sealing.known, parents, distrusted };
+        let comparing = Comparing {
+            force: settings.force,
+            compare: Compare { ignore_inode: settings.ignore_inode, ignore_ctime: settings.ignore_ctime },
+            look_up,
+        };
+        let chosen = &chosen;
+        async move {
+            let mut pass = Pass {
+                repository,
+                settings,
+                filter,
+                reading: &reading,
+                committing: &committing,
+                comparing: &comparing,
+                chosen,
+                tally: Tally::default(),
+                roots: Vec::new(),
+                notes: Vec::new(),
+                replaces,
+                began: env.elapsed(),
+                last_partial: env.elapsed(),
+                now,
+            };
+            pass.run(&recorded).await
+        }
+    };
+    let every = (settings.publish_bytes, settings.publish_every);
+    let targets = (settings.data_pack, settings.meta_pack);
+    let joined = futures::future::try_join3(
+        async { work.await.map_err(Some) },
+        async { pack::run(env, &repository.keyring, &fanout, targets, frames_out, packed_in).await.map_err(|e| Some(e.into())) },
+        async { upload::run(repository, &fanout, &outbox, every, packed_out).await.map_err(|e| Some(e.into())) },
+    )
+    .await;
+    let outbox = outbox.lock().await;
+    let lost = outbox.lost.iter().map(|(i, why)| format!("store {}: {why}", repository.set.replicas[*i].name)).collect();
+    match joined {
+        Ok(((mut report, committed), (), ())) => {
+            report.replicas = replica_reports(repository, Some(&fanout), Some(&outbox), committed);
+            report.quorum = quorum;
+            Ok(Passed { report, committed, lost })
+        }
+        Err(_) if fanout.alive().count() < quorum && !settings.dry_run => {
+            let replicas = replica_reports(repository, Some(&fanout), Some(&outbox), Mask::default());
+            let report = BackupReport { replicas, quorum, ..BackupReport::default() };
+            Ok(Passed { report, committed: Mask::default(), lost })
+        }
+        Err(e) => Err(e.unwrap_or_else(|| RepositoryError::new(Fault::Failed, "the run stopped early").into())),
+    }
+}
+
+/// The sources with the path that is recorded for each; each once.
+fn recorded(settings: &BackupSettings) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut out: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+    for path in &settings.paths {
+        let path: PathBuf = path.components().filter(|c| *c != std::path::Component::CurDir).collect();
+        let as_path = settings.recorded_as.as_deref().unwrap_or(&path).as_os_str().as_bytes().to_vec();
+        if !out.iter().any(|(_, other)| *other == as_path) {
+            out.push((path, as_path));
+        }
+    }
+    out
+}
+
+struct Pass<'p, 'r> {
+    repository: &'r Repository,
+    settings: &'p BackupSettings,
+    filter: &'p Filter,
+    reading: &'p Arc<Reading>,
+    committing: &'p Committing<'r>,
+    comparing: &'p Comparing,
+    chosen: &'p [&'p SnapshotView],
+    tally: Tally,
+    roots: Vec<Root>,
+    notes: Vec<String>,
+    replaces: &'p mut Vec<Hash>,
+    began: std::time::Duration,
+    last_partial: std::time::Duration,
+    now: crate::clock::Time,
+}
+
+impl<'r> Pass<'_, 'r> {
+    async fn run(&mut self, recorded: &[(PathBuf, Vec<u8>)]) -> Result<(BackupReport, Mask), BackupError> {
+        let mut interrupted = false;
+        let mut missing = Vec::new();
+        for (path, as_path) in recorded {
+            match self.root(path, as_path).await? {
+                Ok(End::Complete) => {}
+                Ok(_) => {
+                    interrupted = true;
+                    break;
+                }
+                Err(why) => {
+                    self.tally.problem(path.as_os_str().as_bytes().to_vec(), why.clone());
+                    missing.push(why);
+                }
+            }
+        }
+        if self.roots.is_empty() && !interrupted {
+            return Err(BackupError::NoSource(missing.join("; ")));
+        }
+        let partial = interrupted;
+        let mut report = BackupReport {
+            parent: self.chosen.first().map(|v| v.id),
+            partial,
+            dry_run: self.settings.dry_run,
+            ..BackupReport::default()
+        };
+        let mut committed = Mask::default();
+        let entries = self.roots.iter().any(|r| r.catalog.as_ref().is_some_and(|c| c.entries > 0));
+        if !self.settings.dry_run && (entries || !partial) {
+            let snapshot = self.snapshot(partial);
+            committed = self.committing.commit(&snapshot, self.replaces).await?;
+            report.snapshot = Hash::try_from(snapshot.id.as_ref()).ok();
+        } else if partial && !self.settings.dry_run {
+            return Err(BackupError::Interrupted);
+        }
+        report.statistics = self.statistics();
+        report.errors = self.tally.errors_count;
+        let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        report.problems = self.tally.errors.iter().map(|p| (lossy(&p.path), p.message.clone())).collect();
+        report.notes = std::mem::take(&mut self.notes);
+        Ok((report, committed))
+    }
+
+    /// One root; the inner error says why it could not be read at all.
+    async fn root(&mut self, path: &Path, as_path: &[u8]) -> Result<Result<End, String>, BackupError> {
+        let settings = WalkSettings {
+            one_file_system: self.settings.one_file_system,
+            exclude_caches: self.settings.exclude_caches,
+            filter: self.filter.clone(),
+            names_memory: NAMES_MEMORY.min(usize::try_from(self.settings.memory / 4).unwrap_or(NAMES_MEMORY)),
+            temp_dir: std::env::temp_dir(),
+        };
+        let from = path.to_path_buf();
+        let walk = match self.repository.env.blocking(move || Walk::open(&from, settings)).await {
+            Ok(walk) => walk,
+            Err(e) => return Ok(Err(told(&e))),
+        };
+        let had = self.chosen.iter().find(|v| !v.snapshot.partial).and_then(|v| {
+            v.snapshot.roots.iter().find(|r| r.path == as_path).and_then(|r| r.catalog.as_ref()).map(|c| c.entries)
+        });
+        let parents = if self.settings.force { Parents::open(self.repository, &[], as_path) } else { Parents::open(self.repository, self.chosen, as_path) };
+        let (pending_in, mut pending) = mpsc::channel(PENDING);
+        let mut catalog = Catalog::new(self.reading);
+        let reading = self.reading.clone();
+        let walking = walk::run(&reading, walk, parents, self.comparing, self.committing.known, pending_in);
+        let name = self.name(path);
+        let filling = async {
+            let end = loop {
+                let (env, last, every) = (&self.repository.env, self.last_partial, self.settings.partial_every);
+                let end = catalog.fill(self.reading, &mut pending, &mut self.tally, || env.elapsed() >= last + every).await?;
+                if end != End::PartialDue {
+                    break end;
+                }
+                self.last_partial = self.repository.env.elapsed();
+                if !self.settings.dry_run {
+                    self.partial(&mut catalog, &name, as_path).await?;
+                    self.last_partial = self.repository.env.elapsed();
+                }
+            };
+            // The walk stops when nobody takes its results.
+            drop(pending);
+            Ok::<End, BackupError>(end)
+        };
+        let ((vanished, notes), end) = futures::future::try_join(walking, filling).await?;
+        self.notes.extend(notes);
+        if vanished > 0 {
+            self.notes.push(format!("{}: {vanished} items vanished while it was walked", path.display()));
+        }
+        if end == End::Complete && catalog.entries <= 1 && had.is_some_and(|had| had > 1) && !self.settings.force {
+            return Ok(Err(format!(
+                "{} is empty but had {} entries in the last snapshot: is something not mounted? (--force backs it up empty)",
+                path.display(),
+                had.unwrap_or(0)
+            )));
+        }
+        let root = catalog.root(self.reading).await?;
+        self.roots.push(Root { name: name.into(), path: as_path.to_vec().into(), catalog: Some(root) });
+        Ok(Ok(end))
+    }
+
+    /// A name for a root that no other root has.
+    fn name(&self, path: &Path) -> Vec<u8> {
+        let base = path.file_name().map_or(b"root".to_vec(), |n| n.as_bytes().to_vec());
+        let taken = |name: &[u8]| self.roots.iter().any(|r| r.name[..] == *name);
+        let mut name = base.clone();
+        let mut number = 2;
+        while taken(&name) {
+            name = [base.as_slice(), format!("-{number}").as_bytes()].concat();
+            number += 1;
+        }
+        name
+    }
+
+    /// Commits what there is, so that an interrupted run loses little; the next commit of this run replaces it.
+    async fn partial(&mut self, catalog: &mut Catalog, name: &[u8], path: &[u8]) -> Result<(), BackupError> {
+        let root = catalog.root(self.reading).await?;
+        self.roots.push(Root { name: name.to_vec().into(), path: path.to_vec().into(), catalog: Some(root) });
+        let snapshot = self.snapshot(true);
+        self.roots.pop();
+        let committed = self.committing.commit(&snapshot, self.replaces).await?;
+        if !committed.is_empty() {
+            self.replaces.clear();
+            self.replaces.extend(Hash::try_from(snapshot.id.as_ref()));
+        }
+        Ok(())
+    }
+
+    fn statistics(&self) -> crate::format::snapshot::Statistics {
+        let added = &self.reading.sealing.added;
+        crate::format::snapshot::Statistics {
+            data_added: added.bytes.get(),
+            data_added_stored: added.stored.get(),
+            data_chunks: added.data_chunks.get(),
+            meta_chunks: added.meta_chunks.get(),
+            bytes_read: added.read.get(),
+            ..self.tally.statistics
+        }
+    }
+
+    fn snapshot(&self, partial: bool) -> Snapshot {
+        let mut tags = self.settings.tags.clone();
+        tags.sort_unstable();
+        tags.dedup();
+        let env = &self.repository.env;
+        Snapshot {
+            id: field(&env.random()),
+            roots: self.roots.clone(),
+            time_seconds: self.now.seconds(),
+            time_nanos: self.now.subsec_nanos(),
+            utc_offset_seconds: self.settings.utc_offset_seconds,
+            host: self.settings.host.clone(),
+            user: self.settings.user.clone(),
+            tags,
+            label: self.settings.label.clone(),
+            program_version: concat!("holdfast ", env!("CARGO_PKG_VERSION")).into(),
+            parent: self.chosen.first().map(|v| field(&v.id)).unwrap_or_default(),
+            statistics: Some(self.statistics()),
+            errors_count: self.tally.errors_count,
+            errors: self.tally.errors.clone(),
+            partial,
+            run_id: field(&self.repository.run_id),
+            duration_ms: env.elapsed().saturating_sub(self.began).as_millis() as u64,
+        }
+    }
+}
+
+fn replica_reports(repository: &Repository, fanout: Option<&Fanout>, outbox: Option<&Outbox>, committed: Mask) -> Vec<ReplicaReport> {
+    let mut out: Vec<ReplicaReport> = Vec::new();
+    for replica in &repository.set.replicas {
+        let i = replica.index;
+        let (mut behind, mut fault) = (None, None);
+        if let Some(e) = fanout.and_then(|f| f.behind(i)) {
+            behind = Some(told(&*e));
+            fault = Some(outbox.and_then(|o| o.fault(i)).unwrap_or_else(|| RepositoryError::from_kind(e.kind)));
+        } else if let Some((class, why)) = repository.fault(i) {
+            (behind, fault) = (Some(why), Some(class));
+        }
+        out.push(ReplicaReport {
+            name: replica.name.clone(),
+            committed: committed.has(i),
+            behind,
+            fault,
+            sent: fanout.map_or(0, |f| f.sent(i)),
+        });
+    }
+    for (name, _, e) in &repository.set.closed {
+        let fault = Some(RepositoryError::from_kind(e.kind));
+        out.push(ReplicaReport { name: name.clone(), committed: false, behind: Some(told(e)), fault, sent: 0 });
+    }
+    out
+}
+
+fn below_quorum(committed: Mask, report: BackupReport) -> BackupError {
+    let have: Vec<&str> = report.replicas.iter().filter(|r| r.committed).map(|r| r.name.as_str()).collect();
+    let why: Vec<String> = report
+        .replicas
+        .iter()
+        .filter(|r| !r.committed)
+        .map(|r| format!("{}: {}", r.name, r.behind.as_deref().unwrap_or("did not commit")))
+        .collect();
+    let have = if have.is_empty() { "no replica".to_owned() } else { have.join(", ") };
+    let message = format!(
+        "{} replicas committed, {} are needed: {have} holds the snapshot; {}",
+        committed.count(),
+        report.quorum,
+        why.join("; ")
+    );
+    let fault = worst(report.replicas.iter().filter_map(|r| r.fault)).unwrap_or(Fault::Failed);
+    BackupError::BelowQuorum { message, fault, report: Box::new(report) }
+}

@@ -1,0 +1,229 @@
+//! The stage that walks one root, compares with the parents, and starts the reading of what is new or changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::backup::BackupError;
+use crate::backup::entry::{Compare, from_meta, is_unchanged};
+use crate::backup::known::Known;
+use crate::backup::parents::Parents;
+use crate::backup::read::{Change, Done, Item, Outcome, Reading};
+use crate::clock::Task;
+use crate::format::entry::Problem;
+use crate::source::directory::{Found, Unreadable, Walk, Walked};
+use crate::source::metadata::Kind;
+
+/// Items that are looked at in one go.
+const GO: usize = 512;
+/// Items in one batch.
+const BATCH_ITEMS: usize = 1024;
+/// Content bytes in one batch.
+const BATCH_BYTES: u64 = 1 << 20;
+/// Directories that one batch keeps open.
+const BATCH_FOLDERS: usize = 64;
+
+/// Results in path order, some of them still being worked on.
+pub enum Pending {
+    /// Nothing to read.
+    Ready(Vec<Outcome>),
+    /// A batch: its items among those that need no reading, in order.
+    Batch(Vec<Option<Outcome>>, Task<Result<Vec<Outcome>, BackupError>>),
+    /// A large file.
+    Large(Task<Result<Outcome, BackupError>>),
+}
+
+/// How entries are compared with the parents.
+pub struct Comparing {
+    /// Read every file.
+    pub force: bool,
+    /// What may differ.
+    pub compare: Compare,
+    /// Carry an entry over only if all its chunks are found usable at every participating replica.
+    pub look_up: bool,
+}
+
+#[derive(Default)]
+struct Batch {
+    slots: Vec<Option<Outcome>>,
+    items: Vec<Item>,
+    bytes: u64,
+    folders: usize,
+    last_folder: usize,
+}
+
+/// Walks to the end (or until asked to stop) and hands on results in path order. Gives how many items vanished, and notes.
+pub async fn run(
+    reading: &Arc<Reading>,
+    walk: Walk,
+    mut parents: Parents<'_>,
+    comparing: &Comparing,
+    known: &Known,
+    pending: mpsc::Sender<Pending>,
+) -> Result<(u64, Vec<String>), BackupError> {
+    let env = reading.sealing.env.clone();
+    let mut links: Links = Links::default();
+    let mut batch = Batch::default();
+    let mut walk = Some(walk);
+    let mut interrupted = false;
+    while let Some(mut own) = walk.take() {
+        if reading.stop.requested() {
+            interrupted = true;
+            break;
+        }
+        let (own, go) = env
+            .blocking(move || {
+                let go: Vec<Walked> = std::iter::from_fn(|| own.next()).take(GO).collect();
+                (own, go)
+            })
+            .await;
+        let ended = go.len() < GO;
+        if let Some(Walked::Item(found)) = go.last() {
+            reading.progress.set_current(|| found.path().display().to_string());
+        }
+        for walked in go {
+            let found = match walked {
+                Walked::Item(found) => found,
+                Walked::Problem(problem) => {
+                    if let Some(outcome) = unreadable(reading, *problem) {
+                        batch.slots.push(Some(outcome));
+                    }
+                    continue;
+                }
+            };
+            let hard_link = links.group(&found);
+            let previous = if parents.is_empty() { None } else { parents.find(&found.key).await };
+            if let Some((value, entry, late)) = &previous
+                && found.meta.kind != Kind::Directory
+                && !comparing.force
+                && !*late
+                && is_unchanged(entry, &found.meta, &hard_link, comparing.compare)
+                && (!comparing.look_up || parents.closure(entry).await.is_ok_and(|ids| known.covered(&ids)))
+            {
+                reading.progress.items.add(1);
+                reading.progress.bytes.add(entry.size);
+                let done = Done {
+                    key: found.key,
+                    value: value.clone(),
+                    bytes: entry.size,
+                    kind: found.meta.kind,
+                    change: Change::Same,
+                    problems: Vec::new(),
+                };
+                batch.slots.push(Some(Outcome::Done(Box::new(done))));
+            } else {
+                let item = Item { found, hard_link, previous: previous.map(|(value, _, _)| value) };
+                if reading.is_small(&item.found.meta) {
+                    batch.add(item);
+                } else {
+                    if !batch.send(reading, &pending).await {
+                        return Ok((own.vanished(), parents.notes));
+                    }
+                    let work = reading.clone().large(item);
+                    if pending.send(Pending::Large(env.spawn(work))).await.is_err() {
+                        return Ok((own.vanished(), parents.notes));
+                    }
+                }
+            }
+            if batch.is_full() && !batch.send(reading, &pending).await {
+                return Ok((own.vanished(), parents.notes));
+            }
+        }
+        if ended {
+            batch.send(reading, &pending).await;
+            return Ok((own.vanished(), parents.notes));
+        }
+        walk = Some(own);
+    }
+    if interrupted {
+        batch.slots.push(Some(Outcome::Interrupted));
+    }
+    batch.send(reading, &pending).await;
+    Ok((0, parents.notes))
+}
+
+impl Batch {
+    fn add(&mut self, item: Item) {
+        if item.found.meta.kind == Kind::File {
+            self.bytes += item.found.meta.size;
+        }
+        // Neighbours share their directory's handle: counting changes is counting handles, about.
+        let folder = Arc::as_ptr(&item.found.parent) as usize;
+        if folder != self.last_folder {
+            (self.last_folder, self.folders) = (folder, self.folders + 1);
+        }
+        self.slots.push(None);
+        self.items.push(item);
+    }
+
+    fn is_full(&self) -> bool {
+        self.slots.len() >= BATCH_ITEMS || self.bytes >= BATCH_BYTES || self.folders >= BATCH_FOLDERS
+    }
+
+    /// Starts the work; `false` when nobody wants results any more.
+    async fn send(&mut self, reading: &Arc<Reading>, pending: &mpsc::Sender<Pending>) -> bool {
+        let batch = std::mem::take(self);
+        let next = if batch.items.is_empty() {
+            if batch.slots.is_empty() {
+                return true;
+            }
+            Pending::Ready(batch.slots.into_iter().flatten().collect())
+        } else {
+            let work = reading.clone().batch(batch.items);
+            Pending::Batch(batch.slots, reading.sealing.env.spawn(work))
+        };
+        pending.send(next).await.is_ok()
+    }
+}
+
+/// What cannot be read is recorded as that: with its metadata, and never with the content it had before.
+fn unreadable(reading: &Reading, problem: Unreadable) -> Option<Outcome> {
+    if problem.error.is_vanished() {
+        return None;
+    }
+    let path = std::os::unix::ffi::OsStringExt::into_vec(problem.path.into_os_string());
+    let told = match std::error::Error::source(&problem.error) {
+        Some(cause) => format!("{}: {cause}", problem.error),
+        None => problem.error.to_string(),
+    };
+    let mut done = Done {
+        key: problem.key,
+        value: Bytes::new(),
+        bytes: 0,
+        kind: if problem.is_directory { Kind::Directory } else { Kind::File },
+        change: Change::Changed,
+        problems: vec![(path, told)],
+    };
+    if let (true, Some(meta)) = (problem.is_item, &problem.meta) {
+        let mut owners = reading.owners.lock().expect("no panic while names are looked up");
+        let mut entry = from_meta(meta, &mut owners);
+        entry.set_problem(Problem::Unreadable);
+        (entry.size, done.kind) = (0, meta.kind);
+        done.value = Bytes::from(prost::Message::encode_to_vec(&entry));
+    }
+    Some(Outcome::Done(Box::new(done)))
+}
+
+/// Files with several names that were met, with the key met first, until all their names were.
+#[derive(Default)]
+struct Links(BTreeMap<(u64, u64), (u64, Vec<u8>)>);
+
+impl Links {
+    /// The key of the first member of an item's hard-link group; empty when it has one name only.
+    fn group(&mut self, found: &Found) -> Vec<u8> {
+        let meta = &found.meta;
+        if meta.nlink < 2 || meta.kind == Kind::Directory {
+            return Vec::new();
+        }
+        let id = (meta.device_id, meta.inode);
+        let (left, first) = self.0.entry(id).or_insert_with(|| (meta.nlink, found.key.clone()));
+        *left = left.saturating_sub(1);
+        let (last, first) = (*left == 0, first.clone());
+        if last {
+            self.0.remove(&id);
+        }
+        first
+    }
+}
