@@ -1,1 +1,134 @@
-//! To come.
+//! What the operator says and sees.
+//!
+//! What is here: one file per command, each the same shape (arguments, run, what is printed), the way things are shown
+//! (`output`, `terminal`) and the exit codes (`exit`). What comes in: the command line, signals. What goes out: text or
+//! JSON, and a code from the final state alone. What never happens here: a decision about data.
+
+pub mod arguments;
+pub mod backup;
+pub mod completions;
+pub mod context;
+pub mod exit;
+pub mod init;
+pub mod key;
+pub mod ls;
+pub mod output;
+pub mod restore;
+pub mod select;
+pub mod snapshots;
+pub mod status;
+pub mod terminal;
+pub mod verify;
+
+use std::ffi::OsString;
+use std::sync::{Arc, Mutex};
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::arguments::{Arguments, Command};
+use crate::cli::context::{Context, Failure};
+use crate::cli::exit::{Outcome, Signal};
+use crate::cli::output::Output;
+use crate::clock::{Env, Task};
+use crate::config::Environment;
+use crate::progress::Stop;
+use crate::repository::error::Fault;
+
+/// Runs the command that `words` (program name first) ask for. Returns the exit code.
+pub async fn run(words: Vec<OsString>, environment: Environment) -> u8 {
+    let arguments = match Arguments::try_parse_from(&words) {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            // Help and version are results. A reader that went away is no failure.
+            let _ = e.print();
+            let code = if e.use_stderr() { Outcome::failure(Fault::Usage, None).code() } else { 0 };
+            if code != 0 && words.iter().any(|word| word == "--json") {
+                let first = e.to_string().lines().next().unwrap_or_default().to_owned();
+                Output::new(true, false, false).failure(code, &first);
+            }
+            return code;
+        }
+    };
+    let global = arguments.global;
+    let output = Arc::new(Output::new(global.json, global.quiet, global.verbose));
+    let result = match std::env::current_dir() {
+        Ok(current) => {
+            let context = Context {
+                env: Env::real(),
+                output: output.clone(),
+                stop: Stop::default(),
+                signal: Arc::default(),
+                overrides: global.overrides(&current),
+                environment,
+                current,
+                program: words.into_iter().next().unwrap_or_default(),
+            };
+            let signals = listen(&context);
+            let result = match signals {
+                Ok(_task) => dispatch(&context, arguments.command).await,
+                Err(e) => Err(Failure::new(Fault::Failed, format!("listening for signals: {e}"))),
+            };
+            result.map_err(|failure| (Outcome::failure(failure.fault, context.signal()).code(), failure.message))
+        }
+        Err(e) => Err((1, format!("finding the current folder: {e}"))),
+    };
+    let (code, message) = match result {
+        Ok(outcome) => (outcome.code(), String::new()),
+        Err((code, message)) => (code, message),
+    };
+    let (code, message) = match output.finish() {
+        Err(e) if code == 0 => (1, format!("writing to standard output: {e}")),
+        _ => (code, message),
+    };
+    match (code, message.is_empty()) {
+        (0, _) => {}
+        (_, false) => output.failure(code, &message),
+        (_, true) if output.json => output.failure(code, "see the lines before this one"),
+        (_, true) => {}
+    }
+    code
+}
+
+async fn dispatch(context: &Context, command: Command) -> Result<Outcome, Failure> {
+    match command {
+        Command::Init(arguments) => init::run(context, arguments).await,
+        Command::Backup(arguments) => backup::run(context, arguments).await,
+        Command::Snapshots(arguments) => snapshots::run(context, arguments).await,
+        Command::Ls(arguments) => ls::run(context, arguments).await,
+        Command::Restore(arguments) => restore::run(context, arguments).await,
+        Command::Verify(arguments) => verify::run(context, arguments).await,
+        Command::Status(arguments) => status::run(context, arguments).await,
+        Command::Key(arguments) => key::run(context, arguments).await,
+        Command::Completions(arguments) => completions::run(context, arguments),
+    }
+}
+
+/// The first signal asks the run to stop; the second ends the process where it stands, which no store can be harmed by.
+fn listen(context: &Context) -> std::io::Result<Task<()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let (stop, first, output) = (context.stop.clone(), context.signal.clone(), context.output.clone());
+    Ok(context.env.spawn(async move {
+        loop {
+            let received = tokio::select! {
+                biased;
+                _ = terminate.recv() => Signal::Terminate,
+                _ = interrupt.recv() => Signal::Interrupt,
+            };
+            if !remember(&first, received) {
+                std::process::exit(i32::from(received.code()));
+            }
+            output.note("stopping: what is in flight is finished first (once more to stop at once)");
+            stop.request();
+        }
+    }))
+}
+
+/// Whether `received` is the first signal.
+fn remember(first: &Mutex<Option<Signal>>, received: Signal) -> bool {
+    let Ok(mut first) = first.lock() else { return false };
+    let fresh = first.is_none();
+    first.get_or_insert(received);
+    fresh
+}

@@ -1,1 +1,145 @@
-//! To come.
+//! From file, environment and flags to validated settings.
+//!
+//! What is here: the configuration file (`file`), amounts as people write them (`amount`), where secrets come from
+//! (`secret`), and `resolve`, which puts flag before environment before file before default. What comes in: text and
+//! what the command line overrides. What goes out: [`Settings`] that need no further validation, or one error that names
+//! the place. What never happens here: a store opened, a repository touched.
+
+pub mod amount;
+pub mod file;
+pub mod resolve;
+pub mod secret;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Component, Path, PathBuf};
+
+use crate::backup::BackupSettings;
+use crate::config::amount::Size;
+use crate::config::secret::{Named, SecretSource};
+use crate::replica::ReplicaSettings;
+use crate::store::{StoreSettings, StoreUrl};
+
+/// Something the operator has to change before anything can start (exit 2).
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ConfigError {
+    message: String,
+    #[source]
+    source: Option<std::io::Error>,
+}
+
+impl ConfigError {
+    /// An error without a deeper cause.
+    pub fn new(message: impl Into<String>) -> ConfigError {
+        ConfigError { message: message.into(), source: None }
+    }
+    /// An error with what the system said.
+    pub fn caused(message: impl Into<String>, source: std::io::Error) -> ConfigError {
+        ConfigError { message: message.into(), source: Some(source) }
+    }
+}
+
+/// The variables of the environment, taken once, so that a test can own them.
+#[derive(Clone, Default)]
+pub struct Environment(BTreeMap<OsString, OsString>);
+
+impl Environment {
+    /// Those of this process.
+    pub fn of_process() -> Environment {
+        Environment(std::env::vars_os().collect())
+    }
+    /// Those given.
+    pub fn of(pairs: impl IntoIterator<Item = (OsString, OsString)>) -> Environment {
+        Environment(pairs.into_iter().collect())
+    }
+    /// The value of `name`.
+    pub fn get(&self, name: &str) -> Option<OsString> {
+        self.0.get(std::ffi::OsStr::new(name)).cloned()
+    }
+    /// The value of `name`, read as a `T`; set but unreadable is an error.
+    fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Option<T>, ConfigError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let value = value.to_str().ok_or_else(|| ConfigError::new(format!("{name} is not UTF-8")))?;
+        value.parse().map(Some).map_err(|e| ConfigError::new(format!("{name}: {e}")))
+    }
+    /// The value of `name` as an absolute folder; relative ones are ignored, as the XDG rules say.
+    fn folder(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).map(PathBuf::from).filter(|p| p.is_absolute())
+    }
+}
+
+/// What the command line sets; all of it stands before environment and file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// The configuration file.
+    pub config: Option<PathBuf>,
+    /// Stores as `NAME=URL`; any of them replaces the file's whole list.
+    pub stores: Vec<String>,
+    /// Replicas that must commit.
+    pub write_quorum: Option<usize>,
+    /// Bytes in flight.
+    pub memory: Option<Size>,
+    /// Folder that remembers the heads of the logs.
+    pub state_dir: Option<PathBuf>,
+    /// Where the secret is.
+    pub secret: Named,
+}
+
+/// One store.
+#[derive(Clone, Debug)]
+pub struct StoreChoice {
+    /// What messages and flags call it.
+    pub name: String,
+    /// Where it lies.
+    pub url: StoreUrl,
+    /// How it is treated.
+    pub settings: StoreSettings,
+}
+
+/// Everything a command needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The configuration file that was read.
+    pub file: Option<PathBuf>,
+    /// The stores, at least one.
+    pub stores: Vec<StoreChoice>,
+    /// How they are treated together.
+    pub replicas: ReplicaSettings,
+    /// Bytes in flight.
+    pub memory: u64,
+    /// Bytes that the chunk index may take.
+    pub index_memory: u64,
+    /// zstd level of new frames; 0 stores.
+    pub compression: i32,
+    /// Folder that remembers the heads of the logs; none without a home.
+    pub state_dir: Option<PathBuf>,
+    /// Where the secret is, if it is anywhere.
+    pub secret: Option<SecretSource>,
+    /// What belongs to every backup.
+    pub backup: BackupSettings,
+    /// The jobs; each is `backup` with its own words on top, its name as the label.
+    pub jobs: Vec<BackupSettings>,
+}
+
+/// Default for [`Settings::index_memory`] in bytes.
+pub const INDEX_MEMORY: u64 = 1 << 30;
+/// Least of [`Settings::memory`] in bytes: a few of the largest chunks and packs must fit.
+pub const MEMORY_MIN: u64 = 32 << 20;
+
+/// An absolute form of `path`, seen from `base` (itself absolute), without `.`, and without `..` where the system can say
+/// what that means: through a symbolic link it is not the folder that was written before it.
+pub fn absolute(base: &Path, path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for component in base.join(path).components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                out = std::fs::canonicalize(&out).unwrap_or(out);
+                out.pop();
+            }
+            part => out.push(part),
+        }
+    }
+    out
+}

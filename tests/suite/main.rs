@@ -1,5 +1,7 @@
 //! The suite: one binary, one module per subject. `tests/architecture.rs` fails when a file here is not listed.
 
+mod configuration;
+mod example_config;
 mod format_golden;
 mod format_hostile;
 mod format_props;

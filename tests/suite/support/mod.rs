@@ -1,13 +1,11 @@
-//! What several subjects of the suite need.
-
-pub mod source_tree;
-//! What several subjects of the suite need: stores that fail on purpose and stores that take notes.
+//! What several subjects of the suite need: awkward trees, stores that fail on purpose, stores that take notes.
 #![allow(dead_code, reason = "each subject uses its part")]
 
 use holdfast::store::name::ObjectName;
 
 pub mod faulty_store;
 pub mod recording_store;
+pub mod source_tree;
 
 /// An object name from a text that is known to be one.
 pub fn name(text: &str) -> ObjectName {

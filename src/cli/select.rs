@@ -1,0 +1,111 @@
+//! Which snapshot is meant: filters, and `SNAPSHOT[:PATH]`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use clap::Args;
+
+use crate::cli::context::Failure;
+use crate::repository::Repository;
+use crate::repository::snapshots::SnapshotView;
+
+/// Filters on snapshots. Of one kind any must match, of different kinds all.
+#[derive(Args)]
+pub struct Filter {
+    /// Only snapshots of this host; may be repeated
+    #[arg(long, value_name = "HOST")]
+    pub host: Vec<String>,
+    /// Only snapshots with this tag; may be repeated
+    #[arg(long, value_name = "TAG")]
+    pub tag: Vec<String>,
+    /// Only snapshots of this job; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub label: Vec<String>,
+    /// Only snapshots of this recorded path; may be repeated
+    #[arg(long, value_name = "PATH")]
+    pub path: Vec<OsString>,
+}
+
+impl Filter {
+    /// The snapshots that match, in their order.
+    pub fn apply(&self, list: Vec<SnapshotView>) -> Vec<SnapshotView> {
+        let any = |wanted: &[String], has: &dyn Fn(&String) -> bool| wanted.is_empty() || wanted.iter().any(has);
+        let fits = |view: &SnapshotView| {
+            let s = &view.snapshot;
+            any(&self.host, &|host| s.host == *host)
+                && any(&self.tag, &|tag| s.tags.contains(tag))
+                && any(&self.label, &|label| s.label == *label)
+                && (self.path.is_empty() || self.path.iter().any(|p| s.roots.iter().any(|r| r.path == p.as_bytes())))
+        };
+        list.into_iter().filter(fits).collect()
+    }
+}
+
+/// A snapshot, and a recorded path in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Id prefix, `latest` or `latest~N`.
+    pub snapshot: String,
+    /// Absolute, without `.`, `..` and doubled slashes.
+    pub path: Option<Vec<u8>>,
+}
+
+impl Wanted {
+    /// Reads `SNAPSHOT[:PATH]`.
+    pub fn parse(text: &OsStr) -> Result<Wanted, Failure> {
+        let bytes = text.as_bytes();
+        let colon = bytes.iter().position(|b| *b == b':');
+        let (snapshot, path) = match colon {
+            Some(at) => (&bytes[..at], Some(&bytes[at + 1..])),
+            None => (bytes, None),
+        };
+        let snapshot = std::str::from_utf8(snapshot).ok().filter(|s| !s.is_empty());
+        let Some(snapshot) = snapshot else {
+            return Err(Failure::usage(format!("{}: write SNAPSHOT or SNAPSHOT:PATH", text.display())));
+        };
+        let path = match path {
+            None => None,
+            Some(path) if path.first() != Some(&b'/') => {
+                return Err(Failure::usage(format!("{}: the path must be as it was recorded: absolute", text.display())));
+            }
+            Some(path) => {
+                let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|part| !part.is_empty() && *part != b".").collect();
+                if parts.contains(&b"..".as_slice()) {
+                    return Err(Failure::usage(format!("{}: `..` in a recorded path means nothing", text.display())));
+                }
+                Some([b"/".as_slice(), &parts.join(&b'/')].concat())
+            }
+        };
+        Ok(Wanted { snapshot: snapshot.to_owned(), path })
+    }
+
+    /// The snapshot that is meant, among those the filter lets through.
+    pub async fn find(&self, repository: &Repository, filter: &Filter) -> Result<SnapshotView, Failure> {
+        let list = filter.apply(repository.snapshots().await?);
+        Ok(repository.resolve(&list, &self.snapshot)?.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use crate::cli::select::Wanted;
+
+    #[test]
+    fn snapshot_and_path() {
+        let parse = |text: &str| Wanted::parse(OsStr::new(text)).ok().map(|w| (w.snapshot, w.path));
+        let path = |text: &str| Some(text.as_bytes().to_vec());
+        for (text, snapshot, at) in [
+            ("latest", "latest", None),
+            ("latest~2:/", "latest~2", path("/")),
+            ("ab12:/home//x/./y/", "ab12", path("/home/x/y")),
+            ("ab12:/with:colon", "ab12", path("/with:colon")),
+        ] {
+            assert_eq!(parse(text), Some((snapshot.into(), at)), "{text}");
+        }
+        for text in ["", ":/home", "latest:", "latest:home", "latest:/home/../etc"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! `holdfast snapshots`: what there is to restore.
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use crate::cli::context::{Context, Failure};
+use crate::cli::exit::Outcome;
+use crate::cli::output::{count, local, name, put_name, rfc3339, short, size, table};
+use crate::cli::select::Filter;
+use crate::clock::Time;
+use crate::format::snapshot::Snapshot;
+use crate::repository::snapshots::SnapshotView;
+
+/// Arguments.
+#[derive(Args)]
+pub struct SnapshotsArguments {
+    /// Which ones
+    #[command(flatten)]
+    pub filter: Filter,
+}
+
+/// Lists the snapshots, oldest first.
+pub async fn run(context: &Context, arguments: SnapshotsArguments) -> Result<Outcome, Failure> {
+    let (settings, repository) = context.open_to_read().await?;
+    let list = context.interruptible(repository.snapshots()).await??;
+    let list = arguments.filter.apply(list);
+    if context.output.json {
+        context.output.object(&list.iter().map(object).collect());
+    } else {
+        let head = ["id", "time", "host", "job", "tags", "size", "replicas", "paths"].map(str::to_owned).to_vec();
+        let rows: Vec<_> = std::iter::once(head).chain(list.iter().map(|v| row(v, settings.stores.len()))).collect();
+        for line in table(&rows, &[5]) {
+            context.output.line(line);
+        }
+        context.output.line(count(list.len() as u64, "snapshot"));
+    }
+    Ok(Outcome::success())
+}
+
+/// When the snapshot was taken.
+pub fn time(snapshot: &Snapshot) -> Time {
+    Time(snapshot.time_seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(snapshot.time_nanos)))
+}
+
+fn row(view: &SnapshotView, stores: usize) -> Vec<String> {
+    let s = &view.snapshot;
+    let paths: Vec<String> = s.roots.iter().map(|r| name(&r.path)).collect();
+    vec![
+        short(&s.id) + if s.partial { " (partial)" } else { "" },
+        local(time(s), s.utc_offset_seconds),
+        name(s.host.as_bytes()),
+        name(s.label.as_bytes()),
+        s.tags.iter().map(|t| name(t.as_bytes())).collect::<Vec<_>>().join(","),
+        s.statistics.as_ref().map(|f| size(f.bytes)).unwrap_or_default(),
+        format!("{} of {stores}", view.replicas.len()),
+        paths.join(" "),
+    ]
+}
+
+/// A snapshot in restic's shape, with what Holdfast knows besides.
+pub fn object(view: &SnapshotView) -> Value {
+    let s = &view.snapshot;
+    let mut object = Map::new();
+    let mut put = |field: &str, value: Value| object.insert(field.to_owned(), value);
+    put("time", rfc3339(time(s)).into());
+    if !s.parent.is_empty() {
+        put("parent", hex::encode(&s.parent).into());
+    }
+    let named = |bytes: &[u8]| {
+        let mut one = Map::new();
+        put_name(&mut one, "path", bytes);
+        one
+    };
+    let exact = s.roots.iter().map(|r| named(&r.path)).collect::<Vec<_>>();
+    put("paths", exact.iter().map(|one| one["path"].clone()).collect());
+    if exact.iter().any(|one| one.len() > 1) {
+        put("roots", exact.into());
+    }
+    put("hostname", s.host.as_str().into());
+    put("username", s.user.as_str().into());
+    put("tags", s.tags.as_slice().into());
+    put("label", s.label.as_str().into());
+    put("program_version", s.program_version.as_str().into());
+    put("partial", s.partial.into());
+    put("errors", s.errors_count.into());
+    put("replicas", view.replicas.as_slice().into());
+    if let Some(f) = &s.statistics {
+        put(
+            "summary",
+            json!({
+                "files_new": f.files_new, "files_changed": f.files_changed, "files_unmodified": f.files_unmodified,
+                "dirs_new": f.dirs_new, "dirs_changed": f.dirs_changed, "dirs_unmodified": f.dirs_unmodified,
+                "data_added": f.data_added, "data_added_packed": f.data_added_stored,
+                "total_files_processed": f.files, "total_bytes_processed": f.bytes,
+            }),
+        );
+    }
+    put("id", hex::encode(&s.id).into());
+    put("short_id", short(&s.id).into());
+    object.into()
+}

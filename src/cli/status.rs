@@ -1,0 +1,83 @@
+//! `holdfast status`: the replicas side by side.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::cli::context::{Context, Failure};
+use crate::cli::exit::Outcome;
+use crate::cli::output::{local, name, rfc3339, size, table};
+use crate::repository::status::ReplicaStatus;
+
+/// Arguments.
+#[derive(Args)]
+pub struct StatusArguments {}
+
+/// Shows the replicas.
+pub async fn run(context: &Context, _: StatusArguments) -> Result<Outcome, Failure> {
+    let (_, repository) = context.open_to_read().await?;
+    let replicas = context.interruptible(repository.status()).await??;
+    let id = hex::encode(repository.id());
+    let output = &context.output;
+    if output.json {
+        output.object(&json!({
+            "message_type": "status", "id": id, "replicas": replicas.iter().map(object).collect::<Vec<_>>(),
+        }));
+    } else {
+        output.line(format_args!("repository {id}"));
+        let head = ["replica", "state", "snapshots", "missing", "packs", "bytes", "distrusted", "log", "last verify", "lies in"];
+        let rows: Vec<_> = std::iter::once(head.map(str::to_owned).to_vec()).chain(replicas.iter().map(row)).collect();
+        table(&rows, &[2, 3, 4, 5, 6]).iter().for_each(|line| {
+            output.line(line);
+        });
+    }
+    let mut outcome = Outcome::success();
+    let failed = replicas.iter().filter_map(|r| r.error.as_ref().map(|e| (r, e)));
+    let all_failed = failed.clone().count() == replicas.len();
+    for (replica, (fault, why)) in failed {
+        output.problem("status", &replica.name, why);
+        match all_failed {
+            true => outcome.join(Outcome::failure(*fault, None)),
+            false => outcome.behind(),
+        }
+    }
+    if replicas.iter().any(|r| r.missing > 0) {
+        outcome.behind();
+    }
+    Ok(outcome)
+}
+
+fn state(replica: &ReplicaStatus) -> &'static str {
+    match (&replica.error, replica.missing) {
+        (Some(_), _) => "failed",
+        (None, 0) => "complete",
+        (None, _) => "behind",
+    }
+}
+
+fn row(replica: &ReplicaStatus) -> Vec<String> {
+    let mut row = vec![name(replica.name.as_bytes()), state(replica).to_owned()];
+    row.extend(match &replica.error {
+        Some(_) => ["-"; 7].map(str::to_owned),
+        None => [
+            replica.snapshots.to_string(),
+            replica.missing.to_string(),
+            replica.packs.to_string(),
+            size(replica.bytes),
+            replica.distrusted.to_string(),
+            format!("{}/{} {}", replica.epoch, replica.slot, hex::encode(&replica.head[..4])),
+            replica.last_verify.map_or("never".to_owned(), |time| local(time, 0)),
+        ],
+    });
+    row.push(replica.url.clone());
+    row
+}
+
+fn object(replica: &ReplicaStatus) -> Value {
+    json!({
+        "name": replica.name, "url": replica.url, "state": state(replica),
+        "error": replica.error.as_ref().map(|(_, why)| why),
+        "epoch": replica.epoch, "slot": replica.slot, "head": hex::encode(replica.head),
+        "snapshots": replica.snapshots, "snapshots_missing": replica.missing, "packs": replica.packs, "bytes": replica.bytes,
+        "packs_distrusted": replica.distrusted, "last_verify": replica.last_verify.map(rfc3339),
+    })
+}

@@ -1,0 +1,135 @@
+//! Sizes and durations as people write them: a whole number and a unit, nothing looser.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, Visitor};
+
+/// A number of bytes, written like `128 MiB` or `1GB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// A length of time, written like `60s` or `10 m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+/// A text that is no amount.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AmountError {
+    /// It does not start with a whole number.
+    #[error("{0:?} is not an amount: write a whole number and a unit, such as {1}")]
+    Number(String, &'static str),
+    /// The unit is missing or unknown.
+    #[error("{0:?} needs one of the units {1}")]
+    Unit(String, &'static str),
+    /// It does not fit.
+    #[error("{0:?} is too large")]
+    TooLarge(String),
+}
+
+const SIZE_EXAMPLE: &str = "128 MiB";
+const SIZE_UNITS: &str = "B, KiB, MiB, GiB, TiB, kB, MB, GB, TB";
+const SPAN_EXAMPLE: &str = "60s";
+const SPAN_UNITS: &str = "ms, s, m, h, d";
+
+fn split<'a>(text: &'a str, example: &'static str) -> Result<(u64, &'a str), AmountError> {
+    let end = text.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
+    if end == 0 {
+        return Err(AmountError::Number(text.to_owned(), example));
+    }
+    // Only digits are left, so the one way to fail is to be too large.
+    let number = text[..end].parse().map_err(|_| AmountError::TooLarge(text.to_owned()))?;
+    let unit = &text[end..];
+    Ok((number, unit.strip_prefix(' ').unwrap_or(unit)))
+}
+
+impl FromStr for Size {
+    type Err = AmountError;
+    fn from_str(text: &str) -> Result<Size, AmountError> {
+        let (number, unit) = split(text, SIZE_EXAMPLE)?;
+        let factor: u64 = match unit {
+            "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            "TiB" => 1 << 40,
+            "kB" => 1_000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "TB" => 1_000_000_000_000,
+            _ => return Err(AmountError::Unit(text.to_owned(), SIZE_UNITS)),
+        };
+        number.checked_mul(factor).map(Size).ok_or_else(|| AmountError::TooLarge(text.to_owned()))
+    }
+}
+
+impl FromStr for Span {
+    type Err = AmountError;
+    fn from_str(text: &str) -> Result<Span, AmountError> {
+        let (number, unit) = split(text, SPAN_EXAMPLE)?;
+        let milliseconds: u64 = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(AmountError::Unit(text.to_owned(), SPAN_UNITS)),
+        };
+        let total = number.checked_mul(milliseconds).ok_or_else(|| AmountError::TooLarge(text.to_owned()))?;
+        Ok(Span(Duration::from_millis(total)))
+    }
+}
+
+struct AmountVisitor<T>(std::marker::PhantomData<T>, &'static str);
+
+impl<T: FromStr<Err = AmountError>> Visitor<'_> for AmountVisitor<T> {
+    type Value = T;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a text such as \"{}\"", self.1)
+    }
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
+        deserializer.deserialize_str(AmountVisitor(std::marker::PhantomData, SIZE_EXAMPLE))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+        deserializer.deserialize_str(AmountVisitor(std::marker::PhantomData, SPAN_EXAMPLE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::config::amount::{AmountError, Size, Span};
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("0B", 0), ("1 KiB", 1024), ("128 MiB", 128 << 20), ("1GiB", 1 << 30), ("2 TB", 2_000_000_000_000)] {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+        for text in ["", "MiB", "-1 MiB", "1.5 GiB", " 1 MiB", "1  MiB", "1", "1 mib", "1 MiB ", "1M", "1 kib"] {
+            assert!(text.parse::<Size>().is_err(), "{text:?}");
+        }
+        assert!(matches!("18446744073709551616 B".parse::<Size>(), Err(AmountError::TooLarge(_))));
+        assert!(matches!("16777216 TiB".parse::<Size>(), Err(AmountError::TooLarge(_))));
+    }
+
+    #[test]
+    fn spans() {
+        for (text, ms) in [("250ms", 250), ("60s", 60_000), ("10 m", 600_000), ("2h", 7_200_000), ("14 d", 1_209_600_000)] {
+            assert_eq!(text.parse(), Ok(Span(Duration::from_millis(ms))), "{text}");
+        }
+        for text in ["", "s", "60", "1min", "-1s", "1.5h", "60 S"] {
+            assert!(text.parse::<Span>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The configuration file, field for field as it is written. Meaning is given to it in `config/mod.rs`.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::config::amount::{Size, Span};
+use crate::config::ConfigError;
+
+/// Largest configuration file that is read, in bytes.
+pub const FILE_MAX: u64 = 1 << 20;
+
+/// A whole configuration file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConfigFile {
+    /// `[repository]`: what belongs to all replicas together.
+    pub repository: RepositorySection,
+    /// `[[store]]`, one per replica.
+    pub store: Vec<StoreSection>,
+    /// `[backup]`: what belongs to every backup.
+    pub backup: BackupSection,
+    /// `[[job]]`: what is backed up when no path is named.
+    pub job: Vec<JobSection>,
+}
+
+/// `[repository]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RepositorySection {
+    /// How many replicas must commit.
+    pub write_quorum: Option<Spanned<usize>>,
+    /// File whose contents are the passphrase.
+    pub password_file: Option<Spanned<PathBuf>>,
+    /// Shell command that prints the passphrase.
+    pub password_command: Option<Spanned<String>>,
+    /// File that holds a key of 64 hexadecimal digits.
+    pub key_file: Option<Spanned<PathBuf>>,
+    /// Stores to read from first, in order.
+    pub prefer: Option<Spanned<Vec<String>>>,
+    /// A store that finishes no request for so long is left behind.
+    pub stall: Option<Span>,
+    /// A store that takes fewer bytes per second than this is left behind.
+    pub min_rate: Option<Size>,
+    /// A store that lacks more than this is left out of a backup until it is healed.
+    pub behind_limit: Option<Size>,
+    /// Bytes in flight.
+    pub memory: Option<Spanned<Size>>,
+    /// Bytes that the chunk index may take.
+    pub index_memory: Option<Size>,
+    /// Folder that remembers the heads of the logs.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// `[[store]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreSection {
+    /// What messages and flags call it.
+    pub name: Spanned<String>,
+    /// Where it lies.
+    pub url: Spanned<String>,
+    /// Most requests under way at once.
+    pub connections: Option<Spanned<usize>>,
+    /// Bytes per second sent.
+    pub upload_limit: Option<Size>,
+    /// Bytes per second received.
+    pub download_limit: Option<Size>,
+    /// How long one attempt may take.
+    pub timeout: Option<Span>,
+    /// How many times a request is sent again.
+    pub retries: Option<u32>,
+}
+
+/// `[backup]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupSection {
+    /// Recorded host name.
+    pub host: Option<String>,
+    /// Target size of data packs.
+    pub data_pack: Option<Spanned<Size>>,
+    /// Target size of meta packs.
+    pub meta_pack: Option<Spanned<Size>>,
+    /// What small neighbours are grouped to.
+    pub group: Option<Spanned<Size>>,
+    /// zstd level; 0 stores.
+    pub compression: Option<Spanned<i32>>,
+    /// Files read at once.
+    pub read_concurrency: Option<Spanned<usize>>,
+    /// Publish at least this often, in bytes.
+    pub publish_bytes: Option<Size>,
+    /// Publish at least this often, in time.
+    pub publish_every: Option<Span>,
+    /// Commit a partial snapshot at least this often.
+    pub partial_every: Option<Span>,
+}
+
+/// `[[job]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSection {
+    /// What `--job` calls it; recorded as the snapshot's label.
+    pub name: Spanned<String>,
+    /// What is backed up.
+    pub paths: Spanned<Vec<PathBuf>>,
+    /// The path to record instead of the only one.
+    pub recorded_as: Option<Spanned<PathBuf>>,
+    /// Recorded tags.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Glob patterns of what to leave out.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// The same, ignoring case.
+    #[serde(default)]
+    pub iexclude: Vec<String>,
+    /// Files with such patterns.
+    #[serde(default)]
+    pub exclude_file: Vec<PathBuf>,
+    /// Leave out the contents of tagged cache directories.
+    #[serde(default)]
+    pub exclude_caches: bool,
+    /// Leave out directories that hold a file of one of these names.
+    #[serde(default)]
+    pub exclude_if_present: Vec<String>,
+    /// Leave out larger files.
+    pub exclude_larger_than: Option<Size>,
+    /// Stay on the file system of each path.
+    #[serde(default)]
+    pub one_file_system: bool,
+    /// Trust size and modification time alone.
+    #[serde(default)]
+    pub ignore_inode: bool,
+    /// Do not compare the time of the last status change.
+    #[serde(default)]
+    pub ignore_ctime: bool,
+}
+
+/// A configuration file's text with its name, to say where in it something is wrong.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The file as messages call it.
+    pub path: PathBuf,
+    text: String,
+}
+
+impl Origin {
+    /// A text and the name of the file it came from.
+    pub fn new(path: PathBuf, text: String) -> Origin {
+        Origin { path, text }
+    }
+
+    /// The error `message` about the bytes at `span`.
+    pub fn at(&self, span: std::ops::Range<usize>, message: impl std::fmt::Display) -> ConfigError {
+        let mut offset = span.start.min(self.text.len());
+        while !self.text.is_char_boundary(offset) {
+            offset -= 1;
+        }
+        let before = &self.text[..offset];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        ConfigError::new(format!("{}:{line}:{column}: {message}", self.path.display()))
+    }
+}
+
+/// Reads the text of a configuration file.
+pub fn parse(origin: &Origin) -> Result<ConfigFile, ConfigError> {
+    toml::from_str(&origin.text).map_err(|e| match e.span() {
+        Some(span) => origin.at(span, e.message().trim_end()),
+        None => ConfigError::new(format!("{}: {}", origin.path.display(), e.message())),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::file::{parse, Origin};
+
+    fn refused(text: &str) -> String {
+        parse(&Origin::new("h.toml".into(), text.to_owned())).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn errors_name_the_place() {
+        assert_eq!(
+            refused("[repository]\nwrite_qorum = 1\n").split(", expected").next(),
+            Some("h.toml:2:1: unknown field `write_qorum`")
+        );
+        assert!(refused("\n[[store]]\nname = \"a\"\n").starts_with("h.toml:2:1: missing field `url`"));
+        assert!(refused("[repository]\nwrite_quorum = \"2\"\n").starts_with("h.toml:2:16: invalid type"));
+        assert!(refused("[repository]\nwrite_quorum = -2\n").starts_with("h.toml:2:16: "));
+        assert_eq!(
+            refused("[repository]\nstall = \"60\"\n"),
+            "h.toml:2:9: \"60\" needs one of the units ms, s, m, h, d"
+        );
+        assert!(refused("[repository]\nmemory = 5\n").starts_with("h.toml:2:10: invalid type"));
+        assert!(refused("[repository\n").starts_with("h.toml:1:"));
+        assert!(refused("[[job]]\nname = \"é\" x\n").starts_with("h.toml:2:"));
+        assert!(refused("[retention]\nkeep_daily = 7\n").starts_with("h.toml:1:2: unknown field `retention`"));
+    }
+}

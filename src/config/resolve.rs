@@ -1,0 +1,322 @@
+//! Flag before environment before file before default, and every value fit for use.
+
+use std::path::{Path, PathBuf};
+
+use crate::backup::BackupSettings;
+use crate::config::amount::Size;
+use crate::config::file::{self, BackupSection, ConfigFile, JobSection, Origin, StoreSection};
+use crate::config::secret::{Named, SecretSource};
+use crate::config::{absolute, ConfigError, Environment, Overrides, Settings, StoreChoice, INDEX_MEMORY, MEMORY_MIN};
+use crate::replica::ReplicaSettings;
+use crate::repository::keyring::LEVEL;
+use crate::store::{StoreSettings, StoreUrl};
+
+/// Finds and reads the configuration file: the flag, `HOLDFAST_CONFIG`, `./holdfast.toml`, the user's folder. The first that
+/// is named must exist; the others may.
+fn find(overrides: &Overrides, environment: &Environment, current: &Path) -> Result<Option<Origin>, ConfigError> {
+    let read = |path: &Path| -> std::io::Result<Origin> {
+        let mut text = String::new();
+        let file = std::fs::File::open(current.join(path))?;
+        std::io::Read::read_to_string(&mut std::io::Read::take(file, file::FILE_MAX + 1), &mut text)?;
+        match text.len() as u64 > file::FILE_MAX {
+            true => Err(std::io::Error::other(format!("larger than {} bytes", file::FILE_MAX))),
+            false => Ok(Origin::new(path.to_owned(), text)),
+        }
+    };
+    let failed = |path: &Path, e| ConfigError::caused(format!("reading the configuration file {}", path.display()), e);
+    if let Some(path) = overrides.config.clone().or_else(|| environment.get("HOLDFAST_CONFIG").map(PathBuf::from)) {
+        return read(&path).map(Some).map_err(|e| failed(&path, e));
+    }
+    let home = environment.folder("XDG_CONFIG_HOME").or_else(|| Some(environment.folder("HOME")?.join(".config")));
+    for path in [Some(PathBuf::from("holdfast.toml")), home.map(|h| h.join("holdfast/holdfast.toml"))].into_iter().flatten() {
+        match read(&path) {
+            Ok(origin) => return Ok(Some(origin)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.kind() == std::io::ErrorKind::NotADirectory => {}
+            Err(e) => return Err(failed(&path, e)),
+        }
+    }
+    Ok(None)
+}
+
+/// Reads what there is to read and puts flag before environment before file before default. `current` is the folder the
+/// command was started in; paths in the file start from the file's own folder.
+pub fn resolve(overrides: &Overrides, environment: &Environment, current: &Path) -> Result<Settings, ConfigError> {
+    let origin = find(overrides, environment, current)?;
+    let file = origin.as_ref().map(file::parse).transpose()?.unwrap_or_default();
+    let folder = match origin.as_ref().and_then(|o| o.path.parent()) {
+        Some(parent) => absolute(current, parent),
+        None => current.to_owned(),
+    };
+    let place = Place { origin: origin.as_ref(), folder: &folder };
+
+    let stores = match overrides.stores.is_empty() {
+        true => file.store.iter().map(|s| place.store(s)).collect::<Result<Vec<_>, _>>()?,
+        false => overrides.stores.iter().map(|text| store_flag(text, current)).collect::<Result<Vec<_>, _>>()?,
+    };
+    if stores.is_empty() {
+        let looked = match &origin {
+            Some(origin) => format!("{} has no [[store]]", origin.path.display()),
+            None => "there is no configuration file (--config FILE, HOLDFAST_CONFIG, ./holdfast.toml)".to_owned(),
+        };
+        return Err(ConfigError::new(format!("no store is configured: {looked}, and --store NAME=URL was not given")));
+    }
+    distinct(&stores, |i, message| match overrides.stores.is_empty() {
+        true => place.at(file.store[i].url.span(), message),
+        false => ConfigError::new(format!("--store {}: {message}", overrides.stores[i])),
+    })?;
+
+    let section = &file.repository;
+    let replicas = replica_settings(overrides, environment, &file, &place, &stores)?;
+    let memory = match overrides.memory.map(Ok).or_else(|| environment.parsed("HOLDFAST_MEMORY").transpose()).transpose()? {
+        Some(size) if size.0 < MEMORY_MIN => return Err(ConfigError::new(format!("memory must be at least {} MiB", MEMORY_MIN >> 20))),
+        Some(size) => size.0,
+        None => match &section.memory {
+            Some(size) if size.get_ref().0 < MEMORY_MIN => {
+                return Err(place.at(size.span(), format!("memory must be at least {} MiB", MEMORY_MIN >> 20)));
+            }
+            Some(size) => size.get_ref().0,
+            None => BackupSettings::default().memory,
+        },
+    };
+    let backup = backup_settings(&file.backup, memory, environment, &place)?;
+    let jobs = file.job.iter().map(|j| place.job(j, &backup)).collect::<Result<Vec<_>, _>>()?;
+    for (i, job) in file.job.iter().enumerate() {
+        if file.job[..i].iter().any(|other| other.name.get_ref() == job.name.get_ref()) {
+            return Err(place.at(job.name.span(), format!("there is another job {:?}", job.name.get_ref())));
+        }
+    }
+    let state_home = environment.folder("XDG_STATE_HOME").or_else(|| Some(environment.folder("HOME")?.join(".local/state")));
+    let state_dir = overrides.state_dir.clone().or_else(|| environment.get("HOLDFAST_STATE_DIR").map(PathBuf::from));
+    let state_dir = match state_dir {
+        Some(path) => Some(absolute(current, &path)),
+        None => section.state_dir.as_ref().map(|p| absolute(&folder, p)).or_else(|| Some(state_home?.join("holdfast"))),
+    };
+    Ok(Settings {
+        secret: secret_source(overrides, environment, &file, &place, current)?,
+        file: origin.as_ref().map(|o| o.path.clone()),
+        stores,
+        replicas,
+        memory,
+        index_memory: section.index_memory.map_or(INDEX_MEMORY, |s| s.0),
+        compression: match &file.backup.compression {
+            Some(level) if !(0..=22).contains(level.get_ref()) => return Err(place.at(level.span(), "must be 0 to 22")),
+            Some(level) => *level.get_ref(),
+            None => LEVEL,
+        },
+        state_dir,
+        backup,
+        jobs,
+    })
+}
+
+fn replica_settings(
+    overrides: &Overrides,
+    environment: &Environment,
+    file: &ConfigFile,
+    place: &Place<'_>,
+    stores: &[StoreChoice],
+) -> Result<ReplicaSettings, ConfigError> {
+    let section = &file.repository;
+    let too_many = |quorum: usize| {
+        let have = stores.len();
+        (quorum == 0 || quorum > have).then(|| format!("write_quorum is {quorum}, but must be 1 to {have}, the number of stores"))
+    };
+    let named = match overrides.write_quorum {
+        Some(quorum) => Some(quorum),
+        None => environment.parsed("HOLDFAST_WRITE_QUORUM")?,
+    };
+    let write_quorum = match (named, &section.write_quorum) {
+        (Some(quorum), _) => {
+            if let Some(message) = too_many(quorum) {
+                return Err(ConfigError::new(message));
+            }
+            Some(quorum)
+        }
+        (None, Some(quorum)) => {
+            if let Some(message) = too_many(*quorum.get_ref()) {
+                return Err(place.at(quorum.span(), message));
+            }
+            Some(*quorum.get_ref())
+        }
+        (None, None) => None,
+    };
+    if let Some(prefer) = &section.prefer
+        && let Some(unknown) = prefer.get_ref().iter().find(|name| !stores.iter().any(|s| s.name == **name))
+    {
+        return Err(place.at(prefer.span(), format!("there is no store {unknown:?}")));
+    }
+    let default = ReplicaSettings::default();
+    Ok(ReplicaSettings {
+        write_quorum,
+        stall: section.stall.map_or(default.stall, |s| s.0),
+        min_rate: section.min_rate.map(|s| s.0),
+        behind_limit: section.behind_limit.map_or(default.behind_limit, |s| s.0),
+        prefer: section.prefer.as_ref().map(|p| p.get_ref().clone()).unwrap_or_default(),
+    })
+}
+
+fn secret_source(
+    overrides: &Overrides,
+    environment: &Environment,
+    file: &ConfigFile,
+    place: &Place<'_>,
+    current: &Path,
+) -> Result<Option<SecretSource>, ConfigError> {
+    if let Some(source) = overrides.secret.clone().one()? {
+        return Ok(Some(source));
+    }
+    if let Some(source) = Named::from_environment(environment, current).one()? {
+        return Ok(Some(source));
+    }
+    let section = &file.repository;
+    let mut all = Vec::new();
+    if let Some(path) = &section.password_file {
+        all.push((place.text(path.span(), "password_file"), SecretSource::password_file(place.folder, path.get_ref())));
+    }
+    if let Some(command) = &section.password_command {
+        all.push((place.text(command.span(), "password_command"), SecretSource::PasswordCommand(command.get_ref().clone())));
+    }
+    if let Some(path) = &section.key_file {
+        all.push((place.text(path.span(), "key_file"), SecretSource::key_file(place.folder, path.get_ref())));
+    }
+    Named { all }.one()
+}
+
+fn backup_settings(
+    section: &BackupSection,
+    memory: u64,
+    environment: &Environment,
+    place: &Place<'_>,
+) -> Result<BackupSettings, ConfigError> {
+    let default = BackupSettings::default();
+    let pack = |value: &Option<toml::Spanned<Size>>, default: u32, least: u32, most: u32| match value {
+        None => Ok(default),
+        Some(size) => match u32::try_from(size.get_ref().0) {
+            Ok(bytes) if (least..=most).contains(&bytes) => Ok(bytes),
+            _ => Err(place.at(size.span(), format!("must be {least} to {most} bytes"))),
+        },
+    };
+    let host = environment.get("HOLDFAST_HOST").map(|h| h.to_string_lossy().into_owned()).or_else(|| section.host.clone());
+    Ok(BackupSettings {
+        host: host.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned()),
+        user: uzers::get_current_username().map(|u| u.to_string_lossy().into_owned()).unwrap_or_default(),
+        memory,
+        data_pack: pack(&section.data_pack, default.data_pack, 1 << 20, 60 << 20)?,
+        meta_pack: pack(&section.meta_pack, default.meta_pack, 1 << 20, 60 << 20)?,
+        group: pack(&section.group, default.group, 0, 1 << 20)?,
+        read_concurrency: match &section.read_concurrency {
+            Some(n) if !(1..=256).contains(n.get_ref()) => return Err(place.at(n.span(), "must be 1 to 256")),
+            Some(n) => *n.get_ref(),
+            None => default.read_concurrency,
+        },
+        publish_bytes: section.publish_bytes.map_or(default.publish_bytes, |s| s.0),
+        publish_every: section.publish_every.map_or(default.publish_every, |s| s.0),
+        partial_every: section.partial_every.map_or(default.partial_every, |s| s.0),
+        ..default
+    })
+}
+
+/// The file that settings come from, for messages and relative paths.
+struct Place<'a> {
+    origin: Option<&'a Origin>,
+    folder: &'a Path,
+}
+
+impl Place<'_> {
+    fn at(&self, span: std::ops::Range<usize>, message: impl std::fmt::Display) -> ConfigError {
+        match self.origin {
+            Some(origin) => origin.at(span, message),
+            None => ConfigError::new(message.to_string()),
+        }
+    }
+    fn text(&self, span: std::ops::Range<usize>, name: &str) -> String {
+        self.at(span, name).to_string()
+    }
+
+    fn store(&self, section: &StoreSection) -> Result<StoreChoice, ConfigError> {
+        let name = section.name.get_ref();
+        if let Some(reason) = bad_name(name) {
+            return Err(self.at(section.name.span(), reason));
+        }
+        let url = StoreUrl::parse(section.url.get_ref(), self.folder).map_err(|e| self.at(section.url.span(), e))?;
+        let default = StoreSettings::default();
+        let connections = match &section.connections {
+            Some(n) if !(1..=1024).contains(n.get_ref()) => return Err(self.at(n.span(), "must be 1 to 1024")),
+            Some(n) => *n.get_ref(),
+            None => default.connections,
+        };
+        let settings = StoreSettings {
+            connections,
+            upload_limit: section.upload_limit.map(|s| s.0),
+            download_limit: section.download_limit.map(|s| s.0),
+            timeout: section.timeout.map_or(default.timeout, |s| s.0),
+            retries: section.retries.unwrap_or(default.retries),
+        };
+        Ok(StoreChoice { name: name.clone(), url, settings })
+    }
+
+    fn job(&self, section: &JobSection, backup: &BackupSettings) -> Result<BackupSettings, ConfigError> {
+        if let Some(reason) = bad_name(section.name.get_ref()) {
+            return Err(self.at(section.name.span(), reason));
+        }
+        let paths = section.paths.get_ref();
+        if paths.is_empty() {
+            return Err(self.at(section.paths.span(), "names no path"));
+        }
+        let recorded_as = match &section.recorded_as {
+            Some(path) if paths.len() != 1 => return Err(self.at(path.span(), "recorded_as needs exactly one path")),
+            Some(path) if !path.get_ref().is_absolute() => return Err(self.at(path.span(), "recorded_as must be absolute")),
+            recorded => recorded.as_ref().map(|p| p.get_ref().clone()),
+        };
+        Ok(BackupSettings {
+            paths: paths.iter().map(|p| absolute(self.folder, p)).collect(),
+            recorded_as,
+            label: section.name.get_ref().clone(),
+            tags: section.tags.clone(),
+            excludes: section.exclude.clone(),
+            iexcludes: section.iexclude.clone(),
+            exclude_files: section.exclude_file.iter().map(|p| absolute(self.folder, p)).collect(),
+            exclude_caches: section.exclude_caches,
+            exclude_if_present: section.exclude_if_present.clone(),
+            exclude_larger_than: section.exclude_larger_than.map(|s| s.0),
+            one_file_system: section.one_file_system,
+            ignore_inode: section.ignore_inode,
+            ignore_ctime: section.ignore_ctime,
+            ..backup.clone()
+        })
+    }
+}
+
+/// Why `name` cannot name a store or a job: it stands in flags, tables and messages.
+fn bad_name(name: &str) -> Option<String> {
+    let fits = (1..=64).contains(&name.len())
+        && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        && !name.starts_with('-');
+    (!fits).then(|| format!("{name:?} is no name: use 1 to 64 bytes of letters, digits, '-', '_' and '.', not '-' first"))
+}
+
+fn store_flag(text: &str, current: &Path) -> Result<StoreChoice, ConfigError> {
+    let Some((name, url)) = text.split_once('=') else {
+        return Err(ConfigError::new(format!("--store {text}: write NAME=URL, such as spare=file:///srv/backup")));
+    };
+    if let Some(reason) = bad_name(name) {
+        return Err(ConfigError::new(format!("--store {text}: {reason}")));
+    }
+    let url = StoreUrl::parse(url, current).map_err(|e| ConfigError::new(format!("--store {text}: {e}")))?;
+    Ok(StoreChoice { name: name.to_owned(), url, settings: StoreSettings::default() })
+}
+
+/// Two names for one place would count one replica twice; one name for two places would hide one of them.
+fn distinct(stores: &[StoreChoice], at: impl Fn(usize, String) -> ConfigError) -> Result<(), ConfigError> {
+    for (i, store) in stores.iter().enumerate() {
+        for other in &stores[..i] {
+            if other.name == store.name {
+                return Err(at(i, format!("there is another store {:?}", store.name)));
+            }
+            if other.url == store.url {
+                return Err(at(i, format!("stores {:?} and {:?} are the same place", other.name, store.name)));
+            }
+        }
+    }
+    Ok(())
+}
