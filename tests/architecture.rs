@@ -154,7 +154,7 @@ fn names(code: &str, word: &str) -> bool {
         let part = |c: char| c.is_alphanumeric() || c == '_';
         let before = code[..at].chars().next_back().is_some_and(part);
         let after = word.chars().next_back().is_some_and(part) && code[at + word.len()..].chars().next().is_some_and(part);
-        !(before && word.chars().next().is_some_and(part)) && !after
+        !(after || before && word.chars().next().is_some_and(part))
     })
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::backup::{self, BackupReport, BackupSettings, ReplicaReport};
+use crate::backup::{BackupReport, BackupSettings, ReplicaReport, run};
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
 use crate::cli::init::initialise;
@@ -103,12 +103,12 @@ pub async fn run(context: &Context, arguments: BackupArguments) -> Result<Outcom
     };
     let mut outcome = Outcome::success();
     let several = runs.len() > 1;
-    for run in runs {
-        match one(context, &settings, &run, &unlock).await {
+    for what in runs {
+        match one(context, &settings, &what, &unlock).await {
             Ok(done) => outcome.join(done),
             Err(failure) if !several => return Err(failure),
             Err(failure) => {
-                context.output.problem("backup", &run.label, &failure.message);
+                context.output.problem("backup", &what.label, &failure.message);
                 outcome.join(Outcome::failure(failure.fault, context.signal()));
             }
         }
@@ -196,22 +196,22 @@ fn when(text: Option<&str>, now: Time) -> Result<(Option<Time>, i32), Failure> {
 async fn one(
     context: &Context,
     settings: &Settings,
-    run: &BackupSettings,
+    what: &BackupSettings,
     unlock: &Unlock,
 ) -> Result<Outcome, Failure> {
-    let access = if run.dry_run { Access::Read } else { Access::Write };
+    let access = if what.dry_run { Access::Read } else { Access::Write };
     let repository = context.open(settings, unlock, access).await?;
     let progress = Progress::default();
     let began = context.env.now();
     let result = {
         let _watch = Watch::start(&context.env, &context.output, &progress, "backing up");
-        backup::run(&context.env, &repository, run, &progress, &context.stop).await
+        run::run(&repository, what, &progress, &context.stop).await
     };
     let report = result?;
     for (path, reason) in &report.problems {
         context.output.problem("archival", path, reason);
     }
-    let more = report.statistics.errors.saturating_sub(report.problems.len() as u64);
+    let more = report.errors.saturating_sub(report.problems.len() as u64);
     if more > 0 {
         context.output.warn(&format!("and {} that are not listed", count(more, "problem")));
     }
@@ -221,15 +221,15 @@ async fn one(
     match context.output.json {
         true => {
             let ended = context.env.now();
-            context.output.object(&summary(&report, run, began, ended));
+            context.output.object(&summary(&report, what, began, ended));
         }
-        false => print(context, settings, run, &report),
+        false => print(context, settings, what, &report),
     }
     let mut outcome = Outcome::success();
     if report.partial {
         outcome.join(Outcome::failure(crate::repository::error::Fault::Interrupted, context.signal()));
     }
-    if report.statistics.errors > 0 {
+    if report.errors > 0 {
         outcome.incomplete();
     }
     if report.replicas.iter().any(|r| !r.committed) && !report.dry_run {
@@ -246,11 +246,11 @@ fn summary(report: &BackupReport, run: &BackupSettings, began: Time, ended: Time
         "files_new": s.files_new, "files_changed": s.files_changed, "files_unmodified": s.files_unmodified,
         "dirs_new": s.dirs_new, "dirs_changed": s.dirs_changed, "dirs_unmodified": s.dirs_unmodified,
         "data_blobs": s.data_chunks, "tree_blobs": s.meta_chunks,
-        "data_added": s.bytes_added, "data_added_packed": s.bytes_added_stored,
-        "total_files_processed": s.files_new + s.files_changed + s.files_unmodified,
-        "total_bytes_processed": s.bytes_processed,
+        "data_added": s.data_added, "data_added_packed": s.data_added_stored,
+        "total_files_processed": s.files,
+        "total_bytes_processed": s.bytes,
         "backup_start": rfc3339(began), "backup_end": rfc3339(ended), "total_duration": report.duration.as_secs_f64(),
-        "bytes_read": s.bytes_read, "errors": s.errors, "partial": report.partial, "label": run.label,
+        "bytes_read": s.bytes_read, "errors": report.errors, "partial": report.partial, "label": run.label,
         "write_quorum": report.quorum,
         "replicas": report.replicas.iter().map(|r| json!({
             "name": r.name, "committed": r.committed, "bytes_sent": r.sent, "behind": r.behind,
@@ -279,11 +279,11 @@ fn print(context: &Context, settings: &Settings, run: &BackupSettings, report: &
         format!("{what} of {}{parent}", paths.join(" ")),
         format!("  files        {} new, {} changed, {} unmodified", s.files_new, s.files_changed, s.files_unmodified),
         format!("  directories  {} new, {} changed, {} unmodified", s.dirs_new, s.dirs_changed, s.dirs_unmodified),
-        format!("  content      {} in all, {} read in {}", size(s.bytes_processed), size(s.bytes_read), duration(report.duration)),
-        format!("  added        {}, sealed to {}", size(s.bytes_added), size(s.bytes_added_stored)),
+        format!("  content      {} in all, {} read in {}", size(s.bytes), size(s.bytes_read), duration(report.duration)),
+        format!("  added        {}, sealed to {}", size(s.data_added), size(s.data_added_stored)),
     ];
-    if s.errors > 0 {
-        lines.push(format!("  problems     {} (listed above)", s.errors));
+    if report.errors > 0 {
+        lines.push(format!("  problems     {} (listed above)", report.errors));
     }
     if let (Some(id), false) = (&report.snapshot, report.dry_run) {
         lines.push(format!("it lies in (at least {} had to commit):", report.quorum));

@@ -200,7 +200,6 @@ mod tests {
     use crate::cli::ls::{below, is_below, path, permissions};
     use crate::format::entry::{Entry, EntryKind};
     use crate::format::snapshot::Root;
-use crate::format::tree::TreeKind;
 
     #[test]
     fn recorded_paths_and_keys() {
