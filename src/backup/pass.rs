@@ -101,7 +101,9 @@ pub async fn one_pass(
     let paths: Vec<Vec<u8>> = recorded.iter().map(|(_, path)| path.clone()).collect();
     let chosen = parents::choose(&views, &settings.host, &paths, repository.readable());
     let mut distrusted: Vec<BTreeSet<Hash>> = Vec::new();
-    let mut look_up = again;
+    // Coverage is not inherited from a parent while part of the index cannot be read.
+    repository.index().await?;
+    let mut look_up = again || repository.index_has_gaps();
     for i in 0..repository.set.replicas.len() {
         let log = repository.log(i).await;
         let set = log.as_ref().map(|l| l.state.distrusted.clone()).unwrap_or_default();

@@ -342,7 +342,7 @@ pub(super) fn read_error(name: &crate::store::name::ObjectName, fault: ReadFault
 }
 
 /// An error with its causes, in one line.
-pub(super) fn chain(e: &FormatError) -> String {
+pub fn chain(e: &FormatError) -> String {
     let mut text = e.to_string();
     let mut source = std::error::Error::source(e);
     while let Some(cause) = source {

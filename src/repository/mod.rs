@@ -15,6 +15,7 @@ pub mod keyring;
 pub mod keys;
 pub mod layout;
 pub mod log;
+pub mod notes;
 pub mod open;
 pub mod reader;
 pub mod snapshots;
@@ -60,6 +61,7 @@ pub struct Repository {
     state_dir: Option<PathBuf>,
     index: Arc<RwLock<ChunkIndex>>,
     index_loaded: OnceCell<()>,
+    gaps: std::sync::atomic::AtomicBool,
     met: Mutex<Vec<Met>>,
     frames: reader::FrameCache,
 }
@@ -88,6 +90,11 @@ impl Repository {
     /// Its id.
     pub fn id(&self) -> Hash {
         self.keyring.repository_id
+    }
+
+    /// What the repository says about itself.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
     }
 
     /// The replicas whose logs were read and may be relied on for reading.

@@ -261,6 +261,7 @@ impl Repository {
             state_dir: settings.state_dir,
             index: Arc::new(RwLock::new(ChunkIndex::new(settings.index_memory))),
             index_loaded: OnceCell::new(),
+            gaps: std::sync::atomic::AtomicBool::new(false),
             met: Mutex::default(),
             frames: FrameCache::default(),
         })
