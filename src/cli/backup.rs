@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::backup::{BackupReport, BackupSettings, ReplicaReport, run};
+use crate::backup::{BackupReport, BackupSettings, ReplicaReport};
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
 use crate::cli::init::initialise;
@@ -205,7 +205,7 @@ async fn one(
     let began = context.env.now();
     let result = {
         let _watch = Watch::start(&context.env, &context.output, &progress, "backing up");
-        run::run(&repository, what, &progress, &context.stop).await
+        crate::backup::run(&repository, what, &progress, &context.stop).await
     };
     let report = result?;
     for (path, reason) in &report.problems {
