@@ -17,16 +17,24 @@ pub mod entry;
 pub mod known;
 pub mod pack;
 pub mod parents;
+pub mod pass;
 pub mod read;
-pub mod run;
 pub mod seal;
 pub mod upload;
 pub mod walk;
 
 use std::path::PathBuf;
 
+use crate::backup::pass::{one_pass, told};
 use crate::clock::Time;
-use crate::repository::error::RepositoryError;
+use crate::format::Hash;
+use crate::progress::{Progress, Stop};
+use crate::replica::Mask;
+use crate::repository::Repository;
+use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::open::worst;
+use crate::source::filter::Filter;
+use crate::source::metadata::raise_open_files;
 
 /// What one backup run is to do.
 #[derive(Clone, Debug)]
@@ -131,7 +139,7 @@ pub struct ReplicaReport {
     /// Why it was left behind, if it was.
     pub behind: Option<String>,
     /// The class of that reason.
-    pub fault: Option<crate::repository::error::Fault>,
+    pub fault: Option<Fault>,
     /// Bytes it acknowledged.
     pub sent: u64,
 }
@@ -181,11 +189,103 @@ pub enum BackupError {
         /// Who has it, who may have it, who not, and why.
         message: String,
         /// The worst class among the replicas that failed.
-        fault: crate::repository::error::Fault,
+        fault: Fault,
         /// What was done until then.
         report: Box<BackupReport>,
     },
     /// Stopped on request before anything could be committed (exit 130 or 143).
     #[error("interrupted before anything was committed")]
     Interrupted,
+}
+
+/// How often a run that lost what it stood on starts over.
+const PASSES: usize = 3;
+
+/// Backs up, once.
+pub async fn run(
+    repository: &Repository,
+    settings: &BackupSettings,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<BackupReport, BackupError> {
+    let began = repository.env.elapsed();
+    let filter = filter(settings)?;
+    verify_settings(settings)?;
+    raise_open_files();
+    let mut notes = Vec::new();
+    let mut replaces: Vec<Hash> = Vec::new();
+    for pass in 0..PASSES {
+        let passed = one_pass(repository, settings, &filter, progress, stop, &mut replaces, pass > 0).await?;
+        let mut report = passed.report;
+        report.duration = repository.env.elapsed().saturating_sub(began);
+        notes.append(&mut report.notes);
+        let quorum = repository.set.write_quorum();
+        if !report.dry_run && passed.committed.count() < quorum {
+            if !passed.lost.is_empty() && pass + 1 < PASSES {
+                notes.push(format!("what this run relied on was removed meanwhile ({}): starting over", passed.lost.join("; ")));
+                replaces.extend(report.snapshot.filter(|_| !passed.committed.is_empty()));
+                continue;
+            }
+            report.notes = notes;
+            return Err(below_quorum(passed.committed, report));
+        }
+        notes.extend(repository.record_distrust().await);
+        notes.extend(repository.save_heads().err());
+        report.notes = notes;
+        return Ok(report);
+    }
+    Err(RepositoryError::new(Fault::Contention, "what this run relied on was removed again and again: try again").into())
+}
+
+fn filter(settings: &BackupSettings) -> Result<Filter, BackupError> {
+    let wrong = |e: crate::source::filter::FilterError| BackupError::Settings(told(&e));
+    let mut filter = Filter::new(&settings.excludes, &settings.iexcludes, &settings.exclude_files).map_err(wrong)?;
+    if let Some(bytes) = settings.exclude_larger_than {
+        filter = filter.larger_than(bytes);
+    }
+    for marker in &settings.exclude_if_present {
+        filter = filter.if_present(marker).map_err(wrong)?;
+    }
+    Ok(filter)
+}
+
+fn verify_settings(settings: &BackupSettings) -> Result<(), BackupError> {
+    let wrong = |message: String| Err(BackupError::Settings(message));
+    if settings.paths.is_empty() {
+        return wrong("nothing to back up: name at least one path".into());
+    }
+    if let Some(relative) = settings.paths.iter().find(|p| !p.is_absolute()) {
+        return wrong(format!("{} is not an absolute path", relative.display()));
+    }
+    if settings.recorded_as.is_some() && settings.paths.len() != 1 {
+        return wrong("a path to record instead (--as) goes with exactly one path".into());
+    }
+    if settings.recorded_as.as_ref().is_some_and(|p| !p.is_absolute()) {
+        return wrong("a path to record instead (--as) must be absolute".into());
+    }
+    // Two packs of each kind may be filling, and one block must still fit beside them.
+    let least = 2 * (u64::from(settings.data_pack) + u64::from(settings.meta_pack)) + (8 << 20);
+    if settings.memory < least {
+        return wrong(format!("memory of {} MiB is too little for these pack sizes: set at least {} MiB", settings.memory >> 20, least.div_ceil(1 << 20)));
+    }
+    Ok(())
+}
+
+fn below_quorum(committed: Mask, report: BackupReport) -> BackupError {
+    let have: Vec<&str> = report.replicas.iter().filter(|r| r.committed).map(|r| r.name.as_str()).collect();
+    let why: Vec<String> = report
+        .replicas
+        .iter()
+        .filter(|r| !r.committed)
+        .map(|r| format!("{}: {}", r.name, r.behind.as_deref().unwrap_or("did not commit")))
+        .collect();
+    let have = if have.is_empty() { "no replica".to_owned() } else { have.join(", ") };
+    let message = format!(
+        "{} replicas committed, {} are needed: {have} holds the snapshot; {}",
+        committed.count(),
+        report.quorum,
+        why.join("; ")
+    );
+    let fault = worst(report.replicas.iter().filter_map(|r| r.fault)).unwrap_or(Fault::Failed);
+    BackupError::BelowQuorum { message, fault, report: Box::new(report) }
 }

@@ -122,7 +122,6 @@ pub struct TreeBuilder {
 #[derive(Clone)]
 struct Level {
     plaintext: Vec<u8>,
-    empty: usize,
     weight: usize,
     items: u64,
     first_key: Vec<u8>,
@@ -130,6 +129,7 @@ struct Level {
     entries: u64,
     bytes: u64,
     closed: u64,
+    decides: Vec<u8>,
     /// The node closed last.
     last: Option<Child>,
 }
@@ -227,8 +227,9 @@ impl TreeBuilder {
 
 impl Level {
     fn new(kind: TreeKind, at: usize) -> Level {
-        let (first_key, last_key) = (Vec::new(), Vec::new());
-        let mut level = Level { plaintext: Vec::new(), empty: 0, weight: 0, items: 0, first_key, last_key, entries: 0, bytes: 0, closed: 0, last: None };
+        let (plaintext, first_key, last_key, decides) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (weight, items, entries, bytes, closed) = (0, 0, 0, 0, 0);
+        let mut level = Level { plaintext, weight, items, first_key, last_key, entries, bytes, closed, decides, last: None };
         level.restart(kind, at);
         level
     }
@@ -238,8 +239,7 @@ impl Level {
         if at > 0 {
             self.plaintext.extend_from_slice(&[2 << 3, at as u8]);
         }
-        self.empty = self.plaintext.len();
-        self.weight = self.empty;
+        self.weight = self.plaintext.len();
         self.items = 0;
     }
 
@@ -272,7 +272,7 @@ impl Level {
     }
 
     /// Whether the node ends after the item that was just appended.
-    fn ends(&self, kind: TreeKind, boundary: &[u8; 32], at: u8, key: &[u8], value: &[u8], weight: usize) -> bool {
+    fn ends(&mut self, kind: TreeKind, boundary: &[u8; 32], at: u8, key: &[u8], value: &[u8], weight: usize) -> bool {
         if self.weight < WEIGHT_MIN || (at > 0 && self.items < 2) {
             return false;
         }
@@ -284,7 +284,11 @@ impl Level {
             (TreeKind::Content, [0x0a, 0x20, id @ ..]) if id.len() >= 32 => &id[..32],
             (TreeKind::Content, _) => value,
         };
-        let hash = blake3::Hasher::new_keyed(boundary).update(&[at]).update(decides).finalize();
+        // One buffer and one call: a hasher of many parts costs twice as much to set up as these bytes to hash.
+        self.decides.clear();
+        self.decides.push(at);
+        self.decides.extend_from_slice(decides);
+        let hash = blake3::keyed_hash(boundary, &self.decides);
         let [b0, b1, b2, b3, b4, b5, b6, b7, ..] = *hash.as_bytes();
         let drawn = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
         let average = WEIGHT_AVERAGE as u64;

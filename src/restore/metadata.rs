@@ -188,7 +188,9 @@ impl Item<'_> {
         let on_link = self.kind == Kind::Symlink;
         let there = match read_xattrs_at(&path, on_link, &|| self.target.path_of(self.key)) {
             Ok(there) => there.list,
-            Err(e) if wanted.is_empty() => return self.warn("comparing the extended attributes of".to_owned(), io::Error::other(e)),
+            Err(e) if wanted.is_empty() => {
+                return self.warn("comparing the extended attributes of".to_owned(), io::Error::other(e));
+            }
             Err(_) => Vec::new(),
         };
         for (name, _) in there.iter().filter(|(n, _)| n != GIVEN_BY_POLICY && wanted.iter().all(|w| w.0 != *n)) {
@@ -261,7 +263,10 @@ impl Item<'_> {
         // A file system with coarser or narrower times rounds and says nothing.
         let set = stat(self.parent, self.name).map_err(|e| self.target.failed("looking at", self.key, e))?.mtime;
         if result.is_ok() && set.seconds != seconds {
-            self.warn(format!("setting time {seconds}.{nanos:09} (it became {}) of", set.seconds), io::ErrorKind::InvalidInput.into());
+            self.warn(
+                format!("setting time {seconds}.{nanos:09} (it became {}) of", set.seconds),
+                io::ErrorKind::InvalidInput.into(),
+            );
         }
         Ok(())
     }

@@ -125,13 +125,7 @@ impl Target {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| failed("opening the target")(e.into()))?;
-        Ok(Target {
-            path: dir.to_owned(),
-            settings,
-            owners: Mutex::default(),
-            root: Arc::new(root),
-            open: Mutex::default(),
-        })
+        Ok(Target { path: dir.to_owned(), settings, owners: Mutex::default(), root: Arc::new(root), open: Mutex::default() })
     }
 
     /// What stands at `key` now, not following it: `None` when nothing does, or when what leads to it is no directory.
@@ -155,7 +149,10 @@ impl Target {
         let (parent, name) = self.place(key)?;
         for _ in 0..CLEARINGS {
             match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
-                Ok(()) => return Ok(Outcome::Written),
+                Ok(()) => {
+                    self.forget(key);
+                    return Ok(Outcome::Written);
+                }
                 Err(Errno::EXIST) => {}
                 // The root is `.` to itself.
                 Err(_) if key.is_empty() => {}
@@ -281,8 +278,7 @@ impl Target {
             Err(e) => return Err(self.failed("looking at", key, e)),
         };
         if is_directory {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.handles.remove(key);
+            self.forget(key);
         }
         let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         match rustix::fs::unlinkat(parent, name, flags) {
@@ -338,6 +334,24 @@ impl Target {
             length = key[..length].iter().rposition(|b| *b == 0).unwrap_or(0);
         }
         (Arc::clone(&self.root), 0)
+    }
+
+    /// Drops the handles of a directory and of all below: another one takes its place.
+    fn forget(&self, key: &[u8]) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_in = |k: &[u8]| k.strip_prefix(key).is_some_and(|rest| rest.first().is_none_or(|b| *b == 0));
+        // All that begin with the key stand together, those of longer names among them.
+        let within: Vec<_> = open
+            .handles
+            .range(key.to_vec()..)
+            .map(|(k, _)| k)
+            .take_while(|k| k.starts_with(key))
+            .filter(|k| is_in(k))
+            .cloned()
+            .collect();
+        for k in within {
+            open.handles.remove(&k);
+        }
     }
 
     fn keep_open(&self, key: &[u8], handle: &Arc<OwnedFd>) {

@@ -45,7 +45,8 @@ impl Target {
         let (parent, name) = self.named_place(key)?;
         let path = self.path_of(key);
         let sparse = self.settings.sparse;
-        let writer = |file, old_size, changed| FileWriter { file, path, size, old_size, sparse, changed: AtomicBool::new(changed) };
+        let writer =
+            |file, old_size, changed| FileWriter { file, path, size, old_size, sparse, changed: AtomicBool::new(changed) };
         if existing == Existing::Compare {
             // A pipe must not hold us up, and a terminal not become ours.
             let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

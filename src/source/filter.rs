@@ -125,7 +125,11 @@ impl Filter {
         for path in exclude_files {
             exact.extend(lines(path)?);
         }
-        Ok(Filter { lists: [List::new(exact, false)?, List::new(given(iexcludes), true)?], larger_than: None, markers: Vec::new() })
+        Ok(Filter {
+            lists: [List::new(exact, false)?, List::new(given(iexcludes), true)?],
+            larger_than: None,
+            markers: Vec::new(),
+        })
     }
 
     /// Leaves out regular files of more than `bytes` as well.
@@ -189,7 +193,11 @@ impl List {
             if pattern.is_empty() {
                 return Err(FilterError::Empty { origin });
             }
-            let glob = GlobBuilder::new(&glob_text(pattern)).literal_separator(true).backslash_escape(true).case_insensitive(any_case).build();
+            let glob = GlobBuilder::new(&glob_text(pattern))
+                .literal_separator(true)
+                .backslash_escape(true)
+                .case_insensitive(any_case)
+                .build();
             set.add(glob.map_err(|source| FilterError::Pattern { origin, pattern: text.clone(), source })?);
             negated.push(not);
         }

@@ -242,7 +242,9 @@ impl Run {
     fn take(&mut self, file: &File) -> io::Result<Option<Vec<u8>>> {
         let Some(length) = self.bytes(file, 2)? else { return Ok(None) };
         let length = usize::from(u16::from_le_bytes([length[0], length[1]]));
-        self.bytes(file, length)?.map(|name| name.to_vec()).map_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()), |n| Ok(Some(n)))
+        self.bytes(file, length)?
+            .map(|name| name.to_vec())
+            .map_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()), |n| Ok(Some(n)))
     }
 
     /// The next `length` bytes, none at the end of the run.

@@ -216,7 +216,12 @@ impl Iterator for Segments<'_> {
 }
 
 /// Opens a name in a directory, leaving its access time alone where this process may.
-pub(in crate::source) fn open_quietly(directory: &OwnedFd, name: &[u8], flags: OFlags, owner: u32) -> rustix::io::Result<OwnedFd> {
+pub(in crate::source) fn open_quietly(
+    directory: &OwnedFd,
+    name: &[u8],
+    flags: OFlags,
+    owner: u32,
+) -> rustix::io::Result<OwnedFd> {
     #[cfg(target_os = "linux")]
     {
         static WHO: std::sync::OnceLock<u32> = std::sync::OnceLock::new();

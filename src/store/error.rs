@@ -51,10 +51,6 @@ impl StoreError {
         self.source = Some(source.into());
         self
     }
-    /// Whether the request may have been carried out although it failed.
-    pub fn is_ambiguous(&self) -> bool {
-        matches!(self.kind, StoreErrorKind::TimedOut | StoreErrorKind::Unavailable | StoreErrorKind::Corrupt)
-    }
     /// Whether the same request may succeed when sent again.
     pub fn is_transient(&self) -> bool {
         matches!(

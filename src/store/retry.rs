@@ -174,7 +174,8 @@ impl Store for Retrying {
                     }
                     Err(e) => e,
                 };
-                in_doubt |= error.is_ambiguous();
+                // Whatever is worth repeating may have been carried out: providers throttle and fail after the fact, too.
+                in_doubt |= error.is_transient();
                 if !request.again(&error).await {
                     return Err(error);
                 }

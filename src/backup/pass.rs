@@ -1,4 +1,4 @@
-//! One backup run: the stages wired, the snapshot committed, the replicas reported.
+//! One pass of a backup: the stages wired, the snapshot committed, the replicas reported.
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
@@ -26,11 +26,10 @@ use crate::replica::Mask;
 use crate::replica::write::Fanout;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
-use crate::repository::open::worst;
 use crate::repository::snapshots::SnapshotView;
 use crate::source::directory::{NAMES_MEMORY, Walk, WalkSettings};
 use crate::source::filter::Filter;
-use crate::source::metadata::{OwnerNames, raise_open_files};
+use crate::source::metadata::OwnerNames;
 
 /// Results in path order that may wait for the catalog.
 const PENDING: usize = 16;
@@ -38,94 +37,21 @@ const PENDING: usize = 16;
 const FRAMES: usize = 64;
 /// Packs whose receipts may wait for the publisher.
 const PACKED: usize = 64;
-/// How often a run that lost what it stood on starts over.
-const PASSES: usize = 3;
-
 /// What one pass came to.
-struct Passed {
-    report: BackupReport,
-    committed: Mask,
-    lost: Vec<String>,
+pub struct Passed {
+    /// What was done.
+    pub report: BackupReport,
+    /// The replicas that committed.
+    pub committed: Mask,
+    /// What the pass stood on and was removed meanwhile.
+    pub lost: Vec<String>,
 }
 
-/// Backs up, once.
-pub async fn run(
-    repository: &Repository,
-    settings: &BackupSettings,
-    progress: &Progress,
-    stop: &Stop,
-) -> Result<BackupReport, BackupError> {
-    let began = repository.env.elapsed();
-    let filter = filter(settings)?;
-    verify_settings(repository, settings)?;
-    raise_open_files();
-    let mut notes = Vec::new();
-    let mut replaces: Vec<Hash> = Vec::new();
-    for pass in 0..PASSES {
-        let passed = one_pass(repository, settings, &filter, progress, stop, &mut replaces, pass > 0).await?;
-        let mut report = passed.report;
-        report.duration = repository.env.elapsed().saturating_sub(began);
-        notes.append(&mut report.notes);
-        let quorum = repository.set.write_quorum();
-        if !report.dry_run && passed.committed.count() < quorum {
-            if !passed.lost.is_empty() && pass + 1 < PASSES {
-                notes.push(format!("what this run relied on was removed meanwhile ({}): starting over", passed.lost.join("; ")));
-                replaces.extend(report.snapshot.filter(|_| !passed.committed.is_empty()));
-                continue;
-            }
-            report.notes = notes;
-            return Err(below_quorum(passed.committed, report));
-        }
-        notes.extend(repository.record_distrust().await);
-        notes.extend(repository.save_heads().err());
-        report.notes = notes;
-        return Ok(report);
-    }
-    Err(RepositoryError::new(Fault::Contention, "what this run relied on was removed again and again: try again").into())
-}
-
-fn filter(settings: &BackupSettings) -> Result<Filter, BackupError> {
-    let wrong = |e: crate::source::filter::FilterError| BackupError::Settings(told(&e));
-    let mut filter = Filter::new(&settings.excludes, &settings.iexcludes, &settings.exclude_files).map_err(wrong)?;
-    if let Some(bytes) = settings.exclude_larger_than {
-        filter = filter.larger_than(bytes);
-    }
-    for marker in &settings.exclude_if_present {
-        filter = filter.if_present(marker).map_err(wrong)?;
-    }
-    Ok(filter)
-}
-
-fn told(e: &dyn std::error::Error) -> String {
+pub(super) fn told(e: &dyn std::error::Error) -> String {
     match e.source() {
         Some(cause) => format!("{e}: {cause}"),
         None => e.to_string(),
     }
-}
-
-fn verify_settings(repository: &Repository, settings: &BackupSettings) -> Result<(), BackupError> {
-    let wrong = |message: String| Err(BackupError::Settings(message));
-    if settings.paths.is_empty() {
-        return wrong("nothing to back up: name at least one path".into());
-    }
-    if let Some(relative) = settings.paths.iter().find(|p| !p.is_absolute()) {
-        return wrong(format!("{} is not an absolute path", relative.display()));
-    }
-    if settings.recorded_as.is_some() && settings.paths.len() != 1 {
-        return wrong("a path to record instead (--as) goes with exactly one path".into());
-    }
-    if settings.recorded_as.as_ref().is_some_and(|p| !p.is_absolute()) {
-        return wrong("a path to record instead (--as) must be absolute".into());
-    }
-    // Two packs of each kind may be filling, and one block must still fit beside them.
-    let least = 2 * (u64::from(settings.data_pack) + u64::from(settings.meta_pack)) + (8 << 20);
-    if settings.memory < least {
-        return wrong(format!("memory of {} MiB is too little for these pack sizes: set at least {} MiB", settings.memory >> 20, least.div_ceil(1 << 20)));
-    }
-    if repository.writable().is_empty() && !settings.dry_run {
-        return Ok(());
-    }
-    Ok(())
 }
 
 /// The replicas that take part, and notes about those that do not.
@@ -152,7 +78,8 @@ async fn participants(repository: &Repository) -> Result<Mask, RepositoryError> 
     Ok(repository.writable())
 }
 
-async fn one_pass(
+/// Walks, reads, seals, uploads and commits, once.
+pub async fn one_pass(
     repository: &Repository,
     settings: &BackupSettings,
     filter: &Filter,
@@ -491,21 +418,3 @@ fn replica_reports(repository: &Repository, fanout: Option<&Fanout>, outbox: Opt
     out
 }
 
-fn below_quorum(committed: Mask, report: BackupReport) -> BackupError {
-    let have: Vec<&str> = report.replicas.iter().filter(|r| r.committed).map(|r| r.name.as_str()).collect();
-    let why: Vec<String> = report
-        .replicas
-        .iter()
-        .filter(|r| !r.committed)
-        .map(|r| format!("{}: {}", r.name, r.behind.as_deref().unwrap_or("did not commit")))
-        .collect();
-    let have = if have.is_empty() { "no replica".to_owned() } else { have.join(", ") };
-    let message = format!(
-        "{} replicas committed, {} are needed: {have} holds the snapshot; {}",
-        committed.count(),
-        report.quorum,
-        why.join("; ")
-    );
-    let fault = worst(report.replicas.iter().filter_map(|r| r.fault)).unwrap_or(Fault::Failed);
-    BackupError::BelowQuorum { message, fault, report: Box::new(report) }
-}

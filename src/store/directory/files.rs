@@ -1,10 +1,6 @@
-//! A store in a local directory: objects are files that appear whole, once, and survive a crash.
-//!
-//! An object is written to `tmp/`, synced, then linked to its name: the link fails if the name exists, for every
-//! process and machine on the file system alike. Everything is reached through a handle on the root, so that a
-//! file system that goes away is an error and never an empty directory to be filled anew.
+//! The files of a directory store: every call to the system, all of them waiting for it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -12,32 +8,22 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream, StreamExt};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RawMode, RenameFlags, Stat};
 use rustix::io::Errno;
 
-use crate::clock::{Env, Time};
+use crate::clock::Time;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::name::{ObjectName, RESERVED};
-use crate::store::{ObjectInfo, Store, admit, within};
+use crate::store::{ObjectInfo, within};
 
 /// Unfinished objects older than this are what a crash left, in nanoseconds: 7 days.
 const LEFT_BEHIND: i64 = 7 * 24 * 3600 * 1_000_000_000;
-/// Objects looked at in one job of a listing.
-const PAGE: usize = 256;
 
-/// A store in a directory of a local or shared file system. Cheap to clone.
-#[derive(Clone)]
-pub struct DirectoryStore {
-    env: Env,
-    place: Arc<Place>,
-}
-
-struct Place {
+/// An open root and what is known about it.
+pub(super) struct Files {
     label: String,
     root: PathBuf,
     handle: OwnedFd,
@@ -47,47 +33,6 @@ struct Place {
     folders: Mutex<BTreeSet<String>>,
     cleaned: AtomicBool,
     no_links: AtomicBool,
-}
-
-impl DirectoryStore {
-    /// Opens the directory `root` as the store `label`; with `create`, makes it and what is missing above it.
-    /// `NotFound` if it is missing. Waits for the file system.
-    pub fn open(env: &Env, label: &str, root: PathBuf, create: bool) -> Result<DirectoryStore, StoreError> {
-        let fault = |e: Errno| {
-            let error = StoreError::new(classed(e), label, format!("open {}", root.display()));
-            if e == Errno::NOENT { error.because("the store's directory is missing") } else { error.because(e) }
-        };
-        if create {
-            make_root(&root).map_err(fault)?;
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let handle = rustix::fs::open(&root, flags, Mode::empty()).map_err(fault)?;
-        let group = rustix::fs::fstat(&handle).map_err(fault)?.st_mode & 0o070;
-        let place = Place {
-            label: label.to_owned(), root, handle, group, folders: Mutex::default(), cleaned: AtomicBool::new(false),
-            no_links: AtomicBool::new(false),
-        };
-        Ok(DirectoryStore { env: env.clone(), place: Arc::new(place) })
-    }
-
-    async fn blocking<T: Send + 'static>(&self, job: impl FnOnce(&Place) -> T + Send + 'static) -> T {
-        let place = Arc::clone(&self.place);
-        self.env.blocking(move || job(&place)).await
-    }
-}
-
-/// Makes `root` and what is missing above it, each new name synced into its parent.
-fn make_root(root: &Path) -> Result<(), Errno> {
-    match rustix::fs::mkdir(root, Mode::from_raw_mode(0o700)) {
-        Err(Errno::NOENT) => {
-            make_root(root.parent().ok_or(Errno::NOENT)?)?;
-            return make_root(root);
-        }
-        Err(Errno::EXIST) => return Ok(()),
-        made => made?,
-    }
-    let parent = root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    sync_folder(rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn sync_folder(folder: OwnedFd) -> Result<(), Errno> {
@@ -118,7 +63,7 @@ fn errno(e: &std::io::Error) -> Errno {
     Errno::from_io_error(e).unwrap_or(Errno::IO)
 }
 
-fn kind_of(stat: &Stat) -> FileType {
+pub(super) fn kind_of(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
@@ -128,8 +73,48 @@ fn modified(stat: &Stat) -> Time {
     Time((stat.st_mtime as i64).saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64))
 }
 
-impl Place {
-    fn fault(&self, verb: &str, name: &str, e: Errno) -> StoreError {
+/// Makes `root` and what is missing above it, each new name synced into its parent.
+fn make_root(root: &Path) -> Result<(), Errno> {
+    let make = || rustix::fs::mkdir(root, Mode::from_raw_mode(0o700));
+    let mut made = make();
+    if made == Err(Errno::NOENT) {
+        make_root(root.parent().ok_or(Errno::NOENT)?)?;
+        // Once: below a symbolic link that leads nowhere nothing can be made, however often it is tried.
+        made = make();
+    }
+    match made {
+        Err(Errno::EXIST) => return Ok(()),
+        made => made?,
+    }
+    let parent = root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_folder(rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+impl Files {
+    /// The store's configured name.
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Opens `root`, after making it if `create` says so.
+    pub(super) fn open(label: &str, root: PathBuf, create: bool) -> Result<Files, StoreError> {
+        let fault = |e: Errno| {
+            let error = StoreError::new(classed(e), label, format!("open {}", root.display()));
+            if e == Errno::NOENT { error.because("the store's directory is missing") } else { error.because(e) }
+        };
+        if create {
+            make_root(&root).map_err(fault)?;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::open(&root, flags, Mode::empty()).map_err(fault)?;
+        let group = rustix::fs::fstat(&handle).map_err(fault)?.st_mode & 0o070;
+        Ok(Files {
+            label: label.to_owned(), root, handle, group, folders: Mutex::default(), cleaned: AtomicBool::new(false),
+            no_links: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn fault(&self, verb: &str, name: &str, e: Errno) -> StoreError {
         let error = StoreError::new(classed(e), &self.label, format!("{verb} {name}"));
         match e {
             Errno::NOENT if self.is_gone() => error.because(self.missing()),
@@ -157,10 +142,10 @@ impl Place {
     fn open_at(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let path = if path.is_empty() { "." } else { path };
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.handle, path, flags, Mode::from_raw_mode((0o600 | self.group & 0o060)))
+        rustix::fs::openat(&self.handle, path, flags, Mode::from_raw_mode(0o600 | self.group & 0o060))
     }
 
-    fn stat_at(&self, path: &str) -> Result<Stat, Errno> {
+    pub(super) fn stat_at(&self, path: &str) -> Result<Stat, Errno> {
         rustix::fs::statat(&self.handle, path, AtFlags::SYMLINK_NOFOLLOW)
     }
 
@@ -193,7 +178,7 @@ impl Place {
         Ok(())
     }
 
-    fn put(&self, name: &ObjectName, bytes: &[u8], temporary: &str) -> Result<(), StoreError> {
+    pub(super) fn put(&self, name: &ObjectName, bytes: &[u8], temporary: &str) -> Result<(), StoreError> {
         let fault = |e| self.fault("put", name.as_str(), e);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
         let opened = self.open_at(temporary, flags).or_else(|e| {
@@ -283,7 +268,7 @@ impl Place {
         Ok(())
     }
 
-    fn get(&self, name: &ObjectName, range: Option<&Range<u64>>) -> Result<Bytes, StoreError> {
+    pub(super) fn get(&self, name: &ObjectName, range: Option<&Range<u64>>) -> Result<Bytes, StoreError> {
         let fault = |e| self.fault("get", name.as_str(), e);
         let absent = |e| if e == Errno::NOTDIR { Errno::NOENT } else { e };
         // Without waiting: a FIFO planted here must not hold the reader.
@@ -304,7 +289,7 @@ impl Place {
         Ok(bytes.into())
     }
 
-    fn stat(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {
+    pub(super) fn stat(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {
         let fault = |e| self.fault("stat", name.as_str(), e);
         match self.stat_at(name.as_str()) {
             Ok(stat) => match kind_of(&stat) {
@@ -319,7 +304,7 @@ impl Place {
         }
     }
 
-    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+    pub(super) fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
         match rustix::fs::unlinkat(&self.handle, name.as_str(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOTDIR) => Ok(()),
             Err(Errno::NOENT) if !self.is_gone() => Ok(()),
@@ -328,7 +313,7 @@ impl Place {
     }
 
     /// The names in `folder` (empty, or closed by `/`) that lead to objects under `prefix`, a folder's closed by `/`.
-    fn entries(&self, folder: &str, prefix: &str) -> Result<Vec<String>, Errno> {
+    pub(super) fn entries(&self, folder: &str, prefix: &str) -> Result<Vec<String>, Errno> {
         let opened = match self.open_at(folder.trim_end_matches('/'), OFlags::RDONLY | OFlags::DIRECTORY) {
             // Not there (any more), or no folder: nothing in it.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !self.is_gone() => return Ok(Vec::new()),
@@ -360,117 +345,41 @@ impl Place {
     }
 }
 
-fn info(name: ObjectName, stat: &Stat) -> ObjectInfo {
+/// What a listing shows of an object.
+pub(super) fn info(name: ObjectName, stat: &Stat) -> ObjectInfo {
     ObjectInfo { name, size: u64::try_from(stat.st_size).unwrap_or(0), modified: modified(stat) }
-}
-
-/// A listing under way: one level per open folder.
-struct Walk {
-    prefix: String,
-    levels: Vec<(String, std::vec::IntoIter<String>)>,
-    begun: bool,
-}
-
-impl Walk {
-    fn fault(&self, place: &Place, e: Errno) -> StoreError {
-        place.fault("list", &self.prefix, e)
-    }
-
-    fn enter(&mut self, place: &Place, folder: String) -> Result<(), StoreError> {
-        let entries = place.entries(&folder, &self.prefix).map_err(|e| self.fault(place, e))?;
-        self.levels.push((folder, entries.into_iter()));
-        Ok(())
-    }
-
-    /// The next objects in order, none at the end.
-    fn page(&mut self, place: &Place) -> Result<VecDeque<ObjectInfo>, StoreError> {
-        if !self.begun {
-            self.begun = true;
-            let folder = self.prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
-            match ObjectName::new(folder) {
-                Ok(folder) => self.enter(place, format!("{folder}/"))?,
-                Err(_) if folder.is_empty() && !self.prefix.starts_with('/') => self.enter(place, String::new())?,
-                // No object's name can begin like this.
-                Err(_) => return Ok(VecDeque::new()),
-            }
-        }
-        let mut page = VecDeque::new();
-        while page.len() < PAGE
-            && let Some((folder, entries)) = self.levels.last_mut()
-        {
-            let Some(entry) = entries.next() else {
-                self.levels.pop();
-                continue;
-            };
-            let path = format!("{folder}{entry}");
-            if path.ends_with('/') {
-                self.enter(place, path)?;
-                continue;
-            }
-            let Ok(name) = ObjectName::new(&path) else { continue };
-            match place.stat_at(&path) {
-                Ok(stat) if kind_of(&stat) == FileType::RegularFile => page.push_back(info(name, &stat)),
-                // Removed or replaced since the folder was read.
-                Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => {}
-                Err(e) => return Err(self.fault(place, e)),
-            }
-        }
-        Ok(page)
-    }
-}
-
-impl Store for DirectoryStore {
-    fn label(&self) -> &str {
-        &self.place.label
-    }
-
-    fn put<'a>(&'a self, name: &'a ObjectName, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            admit(&self.place.label, name, bytes.len())?;
-            let temporary = format!("{RESERVED}/{}", hex::encode(self.env.random::<16>()));
-            let name = name.clone();
-            self.blocking(move |place| place.put(&name, &bytes, &temporary)).await
-        })
-    }
-
-    fn get<'a>(&'a self, name: &'a ObjectName, range: Option<Range<u64>>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
-        let name = name.clone();
-        Box::pin(self.blocking(move |place| place.get(&name, range.as_ref())))
-    }
-
-    fn stat<'a>(&'a self, name: &'a ObjectName) -> BoxFuture<'a, Result<Option<ObjectInfo>, StoreError>> {
-        let name = name.clone();
-        Box::pin(self.blocking(move |place| place.stat(&name)))
-    }
-
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
-        let walk = Walk { prefix: prefix.to_owned(), levels: Vec::new(), begun: false };
-        stream::unfold((Some(walk), VecDeque::new()), move |(mut walk, mut page)| async move {
-            if page.is_empty() {
-                let mut under_way = walk.take()?;
-                let (result, under_way) = self.blocking(move |place| (under_way.page(place), under_way)).await;
-                match result {
-                    Ok(next) => (page, walk) = (next, Some(under_way)),
-                    // The walk is over: what comes after a fault would not be complete.
-                    Err(e) => return Some((Err(e), (None, VecDeque::new()))),
-                }
-            }
-            page.pop_front().map(|info| (Ok(info), (walk, page)))
-        })
-        .boxed()
-    }
-
-    fn delete<'a>(&'a self, names: &'a [ObjectName]) -> BoxFuture<'a, Vec<(ObjectName, StoreError)>> {
-        let names = names.to_vec();
-        Box::pin(self.blocking(move |place| {
-            names.into_iter().filter_map(|name| place.delete(&name).err().map(|e| (name, e))).collect()
-        }))
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use bytes::Bytes;
+    use rustix::io::Errno;
+
+    use super::classed;
+    use crate::clock::{Env, Time};
+    use crate::store::Store;
+    use crate::store::directory::DirectoryStore;
+    use crate::store::error::StoreErrorKind;
+    use crate::store::name::ObjectName;
+
+    #[test]
+    fn errors_are_classed_by_what_to_do_next() {
+        let table = [
+            (StoreErrorKind::Full, vec![Errno::NOSPC, Errno::DQUOT]),
+            (StoreErrorKind::Denied, vec![Errno::ACCESS, Errno::PERM, Errno::ROFS]),
+            (StoreErrorKind::Unavailable, vec![Errno::IO, Errno::STALE, Errno::MFILE]),
+            (StoreErrorKind::NotFound, vec![Errno::NOENT]),
+            (StoreErrorKind::AlreadyExists, vec![Errno::EXIST]),
+            (StoreErrorKind::Invalid, vec![Errno::ISDIR, Errno::NOTDIR, Errno::LOOP]),
+        ];
+        for (kind, errors) in table {
+            for e in errors {
+                assert_eq!(classed(e), kind, "{e}");
+            }
+        }
+    }
 
     /// File systems without hard links cannot be had in a test: the other way is taken by force.
     #[tokio::test]
@@ -478,7 +387,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let env = Env::inline(1, Time(0));
         let store = DirectoryStore::open(&env, "here", folder.path().join("store"), true).unwrap();
-        store.place.no_links.store(true, Relaxed);
+        store.files.no_links.store(true, Relaxed);
         let name = ObjectName::new("log/1").unwrap();
         store.put(&name, Bytes::from_static(b"first")).await.unwrap();
         let again = store.put(&name, Bytes::from_static(b"second")).await.unwrap_err();

@@ -1,0 +1,142 @@
+//! Every parser of bytes from a store meets bytes that nobody wrote: random ones, and valid ones that were changed, in
+//! what is stored and, sealed again, in what only a holder of the keys could have written.
+//!
+//! Seeds are fixed: each runs the same cases in the same order, as many as fit into `HOLDFAST_FUZZ_SECONDS` (20).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use holdfast::format::key_slot::KeyFile;
+use holdfast::format::{FormatError, catalog};
+use proptest::prelude::Rng;
+use proptest::test_runner::{RngAlgorithm, TestRng};
+
+use crate::format_samples::{Sample, samples};
+
+/// Bytes that parsers stumble over: ends of ranges, long numbers, tags and separators.
+const SPICE: [&[u8]; 14] = [
+    &[0], &[0xff], &[0x80], &[0x7f], &[0x0a, 0x00], &[0x0a, 0x20], &[0xff, 0xff, 0xff, 0xff, 0x0f], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
+    &[0xff, 0xff, 0xff, 0x7f], &[0x00, 0x00, 0x00, 0x80], b"..", b"/", &[0x08, 0xff, 0xff, 0x03], &[0x1a, 0x02, 0x08, 0x01],
+];
+
+fn below(rng: &mut TestRng, n: usize) -> usize {
+    (rng.next_u64() % n.max(1) as u64) as usize
+}
+
+/// A few changes to `bytes`.
+fn mutate(rng: &mut TestRng, bytes: &mut Vec<u8>) {
+    for _ in 0..=below(rng, 4) {
+        let at = below(rng, bytes.len() + 1);
+        match below(rng, 8) {
+            0 => bytes.truncate(at),
+            1 => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << (rng.next_u32() % 8)),
+            2 => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte = rng.next_u32() as u8),
+            3 => drop(bytes.splice(at..at, SPICE[below(rng, SPICE.len())].iter().copied())),
+            4 => {
+                let end = (at + 1 + below(rng, 40)).min(bytes.len());
+                bytes.drain(at..end);
+            }
+            5 => {
+                let end = (at + 1 + below(rng, 80)).min(bytes.len());
+                let again = bytes[at..end].to_vec();
+                let to = below(rng, bytes.len() + 1);
+                drop(bytes.splice(to..to, again));
+            }
+            6 => {
+                let spice = SPICE[below(rng, SPICE.len())];
+                bytes.iter_mut().skip(at).zip(spice).for_each(|(byte, spice)| *byte = *spice);
+            }
+            _ => {
+                let mut more = vec![0; below(rng, 64)];
+                rng.fill_bytes(&mut more);
+                bytes.extend_from_slice(&more);
+            }
+        }
+    }
+}
+
+/// Reads without a panic; what is accepted must be understood the same way when it is written and read again.
+fn survives(sample: &Sample, stored: &[u8]) -> Result<Vec<u8>, FormatError> {
+    let read = || (sample.read)(stored);
+    let Ok(result) = catch_unwind(AssertUnwindSafe(read)) else {
+        panic!("{} panics on {}", sample.name, hex::encode(stored));
+    };
+    if let Err(e) = &result {
+        assert!(!e.to_string().is_empty());
+    }
+    result
+}
+
+/// Runs `round` after round until the time is up; how many there were.
+#[allow(clippy::disallowed_methods)]
+fn for_a_while(share: u64, mut round: impl FnMut(&mut TestRng)) -> u64 {
+    let seconds = std::env::var("HOLDFAST_FUZZ_SECONDS").map_or(20, |text| text.parse().expect("a number of seconds"));
+    let (start, mut rounds) = (std::time::Instant::now(), 0_u64);
+    while rounds < 50 || start.elapsed().as_millis() < u128::from(seconds * 1000 * share / 10) {
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&rounds.to_le_bytes());
+        round(&mut TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
+        rounds += 1;
+    }
+    rounds
+}
+
+#[test]
+fn changed_stored_bytes_are_refused() {
+    let samples = samples();
+    let rounds = for_a_while(2, |rng| {
+        for sample in &samples {
+            let mut stored = sample.written.to_vec();
+            mutate(rng, &mut stored);
+            let result = survives(sample, &stored);
+            // All but entries and nodes, which are chunks and verified by their ids, guard their own bytes.
+            let guarded = !sample.name.starts_with("node") && sample.name != "entry" && sample.name != "pack";
+            assert!(!guarded || result.is_err() || stored == sample.written, "{} was accepted: {}", sample.name, hex::encode(&stored));
+        }
+    });
+    println!("fuzz: {} cases of changed stored bytes", rounds * samples.len() as u64);
+}
+
+#[test]
+fn changed_fields_are_read_or_refused() {
+    let samples = samples();
+    let (mut accepted, mut cases) = (0_u64, 0_u64);
+    for_a_while(7, |rng| {
+        for sample in &samples {
+            let mut plain = sample.plain.clone();
+            mutate(rng, &mut plain);
+            cases += 1;
+            let Ok(understood) = survives(sample, &(sample.wrap)(&plain)) else { continue };
+            accepted += 1;
+            let written_again = matches!(sample.name.split('.').next(), Some("descriptor" | "record" | "pack" | "segment" | "snapshot" | "checkpoint" | "entry"));
+            if written_again {
+                let again = survives(sample, &(sample.wrap)(&understood)).unwrap_or_else(|e| panic!("{}: what was read cannot be read again: {e}", sample.name));
+                assert_eq!(again, understood, "{}", sample.name);
+            }
+        }
+    });
+    assert!(accepted * 100 > cases, "{accepted} of {cases} accepted: the changes are too coarse to reach far");
+    println!("fuzz: {cases} cases of changed fields, {accepted} of them accepted");
+}
+
+#[test]
+fn random_bytes_are_refused() {
+    let samples = samples();
+    let rounds = for_a_while(1, |rng| {
+        for sample in &samples {
+            let magnitude = 1 + below(rng, 14);
+            let mut bytes = vec![0; below(rng, 1 << magnitude)];
+            rng.fill_bytes(&mut bytes);
+            let _ = survives(sample, &bytes);
+            let _ = survives(sample, &(sample.wrap)(&bytes));
+            let mut headed = sample.written[..sample.written.len().min(1 + below(rng, 40))].to_vec();
+            headed.extend_from_slice(&bytes);
+            let _ = survives(sample, &headed);
+            let _ = KeyFile::parse(&String::from_utf8_lossy(&bytes));
+            if catalog::verify_key(&bytes).is_ok() {
+                assert!(catalog::components(&bytes).all(|part| !part.is_empty() && part != b".." && !part.contains(&b'/')));
+            }
+            assert!(!catalog::display(&bytes).chars().any(char::is_control));
+        }
+    });
+    println!("fuzz: {} cases of random bytes", 3 * rounds * samples.len() as u64);
+}

@@ -1,0 +1,13 @@
+//! What several subjects of the suite need: awkward trees, stores that fail on purpose, stores that take notes.
+#![allow(dead_code, reason = "each subject uses its part")]
+
+use holdfast::store::name::ObjectName;
+
+pub mod faulty_store;
+pub mod recording_store;
+pub mod source_tree;
+
+/// An object name from a text that is known to be one.
+pub fn name(text: &str) -> ObjectName {
+    ObjectName::new(text).unwrap_or_else(|e| panic!("{e}"))
+}
