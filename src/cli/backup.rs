@@ -193,12 +193,7 @@ fn when(text: Option<&str>, now: Time) -> Result<(Option<Time>, i32), Failure> {
 }
 
 /// One backup.
-async fn one(
-    context: &Context,
-    settings: &Settings,
-    what: &BackupSettings,
-    unlock: &Unlock,
-) -> Result<Outcome, Failure> {
+async fn one(context: &Context, settings: &Settings, what: &BackupSettings, unlock: &Unlock) -> Result<Outcome, Failure> {
     let access = if what.dry_run { Access::Read } else { Access::Write };
     let repository = context.open(settings, unlock, access).await?;
     let progress = Progress::default();

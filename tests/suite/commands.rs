@@ -287,7 +287,11 @@ fn keys_come_and_go() {
 #[test]
 fn jobs_run_in_turn_and_one_failure_does_not_stop_the_rest() {
     let desk = Desk::new();
-    desk.write("holdfast.toml", &(CONFIG.to_owned().replace("paths = [\"src\"]", "paths = [\"none\"]") + "[[job]]\nname = \"more\"\npaths = [\"src\"]\nexclude = [\"*.txt\"]\n"));
+    desk.write(
+        "holdfast.toml",
+        &(CONFIG.to_owned().replace("paths = [\"src\"]", "paths = [\"none\"]")
+            + "[[job]]\nname = \"more\"\npaths = [\"src\"]\nexclude = [\"*.txt\"]\n"),
+    );
     let (out, err) = desk.expect(1, &["backup", "--init"]);
     assert!(err.contains("sources") && out.contains("snapshot "), "{out}{err}");
     let (out, _) = desk.expect(0, &["snapshots", "--json"]);
