@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::backup::{BackupReport, BackupSettings, ReplicaReport, run};
+use crate::backup::{self, BackupReport, BackupSettings, ReplicaReport};
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
 use crate::cli::init::initialise;
@@ -200,7 +200,7 @@ async fn one(context: &Context, settings: &Settings, what: &BackupSettings, unlo
     let began = context.env.now();
     let result = {
         let _watch = Watch::start(&context.env, &context.output, &progress, "backing up");
-        run::run(&repository, what, &progress, &context.stop).await
+        backup::run(&repository, what, &progress, &context.stop).await
     };
     let report = result?;
     for (path, reason) in &report.problems {
