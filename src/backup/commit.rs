@@ -38,8 +38,9 @@ pub struct Committing<'r> {
 }
 
 impl Committing<'_> {
-    /// Waits until every frame sent so far lies in a pack whose fate is known.
+    /// Waits until every chunk taken on so far lies in a pack whose fate is known.
     async fn barrier(&self) -> Result<(), BackupError> {
+        self.known.settled().await;
         let (answer, passed) = oneshot::channel();
         let gone = || BackupError::Repository(RepositoryError::new(Fault::Failed, "the upload stopped early"));
         self.frames.send(ToPack::Barrier(answer)).await.map_err(|_| gone())?;
@@ -50,6 +51,9 @@ impl Committing<'_> {
     pub async fn commit(&self, snapshot: &Snapshot, replaces: &[Hash]) -> Result<Mask, BackupError> {
         self.barrier().await?;
         let repository = self.repository;
+        if !snapshot.partial && self.known.unsent() > 0 {
+            return Err(RepositoryError::new(Fault::Failed, "chunks were read and never sent: nothing is committed").into());
+        }
         let mut outbox = self.outbox.lock().await;
         let segments = outbox.take_segments(repository, self.fanout).await;
         let stored = snapshot

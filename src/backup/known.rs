@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, RwLock};
 
+use tokio::sync::Notify;
+
 use crate::chunk::id::ChunkId;
 use crate::replica::Mask;
 use crate::replica::write::Fanout;
@@ -13,12 +15,15 @@ pub struct Known {
     index: Arc<RwLock<ChunkIndex>>,
     state: Mutex<State>,
     fanout: Arc<Fanout>,
+    sent: Notify,
 }
 
 #[derive(Default)]
 struct State {
     /// Chunks this run has taken on, and the replicas they go to.
     claims: IdMap<ChunkId, Mask>,
+    /// Those of them that are not in a pack yet. Nothing may be committed that may name one of these.
+    unsent: BTreeSet<ChunkId>,
     /// Numbers of the packs that this run relies on instead of sending, per replica index.
     hits: Vec<BTreeSet<u32>>,
 }
@@ -26,7 +31,7 @@ struct State {
 impl Known {
     /// Over the index as it stands, for the replicas that take part in `fanout`.
     pub fn new(index: Arc<RwLock<ChunkIndex>>, fanout: Arc<Fanout>) -> Known {
-        Known { index, state: Mutex::default(), fanout }
+        Known { index, state: Mutex::default(), fanout, sent: Notify::new() }
     }
 
     /// For each chunk the replicas that it has to be sent to; empty: none. What is returned is taken on: the caller must
@@ -43,6 +48,7 @@ impl Known {
                 let lacking = alive.without(usable).without(claimed);
                 if !lacking.is_empty() {
                     state.claims.insert(*id, claimed.or(lacking));
+                    state.unsent.insert(*id);
                 }
                 rely(&mut state, &index, id, alive.and(usable).without(claimed));
                 lacking
@@ -68,6 +74,39 @@ impl Known {
             rely(&mut state, &index, id, alive.and(usable).without(claimed));
         }
         true
+    }
+
+    /// Says that chunks which were taken on lie in a pack now.
+    pub fn sent(&self, chunks: &[(ChunkId, u32)]) {
+        let mut state = self.state.lock().expect("no panic while claims are locked");
+        for (id, _) in chunks {
+            state.unsent.remove(id);
+        }
+        drop(state);
+        self.sent.notify_waiters();
+    }
+
+    /// Waits until everything that was taken on before this call lies in a pack: an entry that is finished may rely on a
+    /// chunk that a later, unfinished one took on.
+    pub async fn settled(&self) {
+        let mut open = self.state.lock().expect("no panic while claims are locked").unsent.clone();
+        loop {
+            let mut changed = std::pin::pin!(self.sent.notified());
+            changed.as_mut().enable();
+            {
+                let state = self.state.lock().expect("no panic while claims are locked");
+                open.retain(|id| state.unsent.contains(id));
+            }
+            if open.is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// How many chunks were taken on and never sent: nothing may be committed while there are any.
+    pub fn unsent(&self) -> usize {
+        self.state.lock().expect("no panic while claims are locked").unsent.len()
     }
 
     /// The packs that this run relies on at each replica, by replica index.

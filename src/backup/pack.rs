@@ -10,6 +10,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::backup::budget::Admitted;
+use crate::backup::known::Known;
 use crate::backup::seal::Frame;
 use crate::clock::Env;
 use crate::format::index::PackEntry;
@@ -49,6 +50,7 @@ pub async fn run(
     keyring: &Arc<Keyring>,
     fanout: &Fanout,
     targets: (u32, u32),
+    known: &Known,
     mut frames: mpsc::Receiver<ToPack>,
     packed: mpsc::Sender<Packed>,
 ) -> Result<(), RepositoryError> {
@@ -87,6 +89,7 @@ pub async fn run(
                 pack.builder
                     .append(&frame.bytes, frame.shape, &frame.chunks)
                     .map_err(|e| RepositoryError::caused(Fault::Failed, "could not add a frame to a pack", e))?;
+                known.sent(&frame.chunks);
                 pack.to = pack.to.or(frame.to);
                 pack.admitted.merge(frame.admitted);
                 continue;

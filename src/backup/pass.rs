@@ -176,7 +176,7 @@ pub async fn one_pass(
     let targets = (settings.data_pack, settings.meta_pack);
     let joined = futures::future::try_join3(
         async { work.await.map_err(Some) },
-        async { pack::run(env, &repository.keyring, &fanout, targets, frames_out, packed_in).await.map_err(|e| Some(e.into())) },
+        async { pack::run(env, &repository.keyring, &fanout, targets, &sealing.known, frames_out, packed_in).await.map_err(|e| Some(e.into())) },
         async { upload::run(repository, &fanout, &outbox, every, packed_out).await.map_err(|e| Some(e.into())) },
     )
     .await;
@@ -307,8 +307,10 @@ impl<'r> Pass<'_, 'r> {
                     self.last_partial = self.repository.env.elapsed();
                 }
             };
-            // The walk stops when nobody takes its results.
-            drop(pending);
+            // What is under way is finished, though not recorded: entries that are may rely on its chunks.
+            while let Some(late) = pending.recv().await {
+                late.finish().await?;
+            }
             Ok::<End, BackupError>(end)
         };
         let ((vanished, notes), end) = futures::future::try_join(walking, filling).await?;

@@ -370,7 +370,8 @@ impl Reading {
         let mut pieces = Pieces::new(self);
         let mut sealing_chunks = FuturesOrdered::new();
         let (mut file, mut rest) = (Some(file), BytesMut::new());
-        for run in runs {
+        let mut stopped: Option<Result<(), SourceError>> = None;
+        'runs: for run in runs {
             let (mut offset, end) = match run {
                 Segment::Hole(length) => {
                     while let Some(sealed) = sealing_chunks.next().await {
@@ -384,7 +385,8 @@ impl Reading {
             let mut at_end = false;
             while !at_end {
                 if self.stop.requested() {
-                    return Ok(Ok(None));
+                    stopped = Some(Ok(()));
+                    break 'runs;
                 }
                 let want = BLOCK.min(usize::try_from(end - offset).unwrap_or(BLOCK));
                 let mut admitted = self.budget.admit(want as u64).await;
@@ -416,7 +418,10 @@ impl Reading {
                 file = Some(open);
                 let got = match read {
                     Ok(got) => got,
-                    Err(e) => return Ok(Err(e)),
+                    Err(e) => {
+                        stopped = Some(Err(e));
+                        break 'runs;
+                    }
                 };
                 offset += got as u64;
                 self.sealing.added.read.add(got as u64);
@@ -436,10 +441,15 @@ impl Reading {
                 // What is left over is small and waits outside the budget: at most one chunk per file being read.
             }
         }
+        // Also when stopped: others may rely on the chunks that were taken on here, so they must be sent.
         while let Some(sealed) = sealing_chunks.next().await {
             pieces.push(self, sealed).await?;
         }
-        Ok(Ok(file.map(|file| (pieces, file))))
+        match stopped {
+            None => Ok(Ok(file.map(|file| (pieces, file)))),
+            Some(Ok(())) => Ok(Ok(None)),
+            Some(Err(e)) => Ok(Err(e)),
+        }
     }
 
     /// Seals one chunk on the CPU pool and sends its frame; a task of its own, so that neighbours run beside each other.

@@ -35,6 +35,17 @@ pub enum Pending {
     Large(Task<Result<Outcome, BackupError>>),
 }
 
+impl Pending {
+    /// Waits for the work and forgets what came of it.
+    pub async fn finish(self) -> Result<(), BackupError> {
+        match self {
+            Pending::Ready(_) => Ok(()),
+            Pending::Batch(_, work) => work.await.map(drop),
+            Pending::Large(work) => work.await.map(drop),
+        }
+    }
+}
+
 /// How entries are compared with the parents.
 pub struct Comparing {
     /// Read every file.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::{backup, completions, init, key, ls, restore, snapshots, status, verify};
+use crate::config::Overrides;
 use crate::config::amount::Size;
 use crate::config::secret::{Named, SecretSource};
-use crate::config::Overrides;
 
 const EXIT_CODES: &str = "\
 Exit codes:

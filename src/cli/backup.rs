@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::backup::{BackupReport, BackupSettings, ReplicaReport, run};
+use crate::backup::{self, BackupReport, BackupSettings, ReplicaReport};
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
 use crate::cli::init::initialise;
@@ -193,19 +193,14 @@ fn when(text: Option<&str>, now: Time) -> Result<(Option<Time>, i32), Failure> {
 }
 
 /// One backup.
-async fn one(
-    context: &Context,
-    settings: &Settings,
-    what: &BackupSettings,
-    unlock: &Unlock,
-) -> Result<Outcome, Failure> {
+async fn one(context: &Context, settings: &Settings, what: &BackupSettings, unlock: &Unlock) -> Result<Outcome, Failure> {
     let access = if what.dry_run { Access::Read } else { Access::Write };
     let repository = context.open(settings, unlock, access).await?;
     let progress = Progress::default();
     let began = context.env.now();
     let result = {
         let _watch = Watch::start(&context.env, &context.output, &progress, "backing up");
-        run::run(&repository, what, &progress, &context.stop).await
+        backup::run(&repository, what, &progress, &context.stop).await
     };
     let report = result?;
     for (path, reason) in &report.problems {

@@ -125,7 +125,7 @@ impl Context {
                  or HOLDFAST_PASSWORD, HOLDFAST_PASSWORD_FILE, HOLDFAST_PASSWORD_COMMAND or HOLDFAST_KEY_FILE",
             ));
         };
-        let loaded = self.env.blocking(move || source.load()).await?;
+        let loaded = self.interruptible(self.env.blocking(move || source.load())).await??;
         if let Some(warning) = loaded.warning {
             self.output.warn(&warning);
         }
@@ -150,7 +150,7 @@ impl Context {
 
     /// Opens the repository at the configured stores.
     pub async fn open(&self, settings: &Settings, unlock: &Unlock, access: Access) -> Result<Repository, Failure> {
-        let members = self.members(settings, false).await;
+        let members = self.interruptible(self.members(settings, false)).await?;
         let how = OpenSettings {
             replicas: settings.replicas.clone(),
             state_dir: settings.state_dir.clone(),

@@ -63,7 +63,7 @@ pub async fn initialise(context: &Context, settings: &Settings) -> Result<Initia
         ));
     }
     let unlock = context.unlock(settings).await?;
-    let members = context.members(settings, true).await;
+    let members = context.interruptible(context.members(settings, true)).await?;
     let how = InitSettings {
         kdf: KdfParams::default(),
         lowered_kdf: false,

@@ -55,7 +55,10 @@ pub async fn run(context: &Context, arguments: LsArguments) -> Result<Outcome, F
             }
             found = true;
             let entry = entry::decode(value, &key).map_err(|e| {
-                Failure::new(Fault::Integrity, format!("reading {} in snapshot {}: {e}", name(&path(root, &key)), short(&view.id)))
+                Failure::new(
+                    Fault::Integrity,
+                    format!("reading {} in snapshot {}: {e}", name(&path(root, &key)), short(&view.id)),
+                )
             })?;
             let path = path(root, &key);
             let more = match output.json {

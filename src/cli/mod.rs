@@ -40,12 +40,12 @@ pub async fn run(words: Vec<OsString>, environment: Environment) -> u8 {
     let arguments = match Arguments::try_parse_from(&words) {
         Ok(arguments) => arguments,
         Err(e) => {
-            // Help and version are results. A reader that went away is no failure.
-            let _ = e.print();
             let code = if e.use_stderr() { Outcome::failure(Fault::Usage, None).code() } else { 0 };
             if code != 0 && words.iter().any(|word| word == "--json") {
-                let first = e.to_string().lines().next().unwrap_or_default().to_owned();
-                Output::new(true, false, false).failure(code, &first);
+                Output::new(true, false, false).failure(code, e.to_string().trim_end());
+            } else {
+                // Help and version are results. A reader that went away is no failure.
+                let _ = e.print();
             }
             return code;
         }

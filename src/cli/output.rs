@@ -101,7 +101,9 @@ impl Output {
     /// Says that one item failed; the run goes on. `during` is what was being done.
     pub fn problem(&self, during: &str, item: &str, message: &str) {
         match self.json {
-            true => say(&json!({"message_type": "error", "error": {"message": message}, "during": during, "item": item}).to_string()),
+            true => {
+                say(&json!({"message_type": "error", "error": {"message": message}, "during": during, "item": item}).to_string())
+            }
             false => say(&format!("error: {}: {}", name(item.as_bytes()), printable(message))),
         }
     }
@@ -314,7 +316,9 @@ mod tests {
 
     #[test]
     fn figures() {
-        for (bytes, shown) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), ((1 << 20) - 1, "1.0 MiB"), (u64::MAX, "16.0 EiB")] {
+        for (bytes, shown) in
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), ((1 << 20) - 1, "1.0 MiB"), (u64::MAX, "16.0 EiB")]
+        {
             assert_eq!(size(bytes), shown);
         }
         for (s, shown) in [(1.25, "1.2 s"), (59.9, "59 s"), (61.0, "1:01 min"), (3661.0, "1:01:01 h")] {

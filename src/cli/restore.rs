@@ -83,7 +83,7 @@ pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outco
     let progress = Progress::default();
     let result = {
         let _watch = Watch::start(&context.env, &context.output, &progress, "restoring");
-        restore::run(&context.env, &repository, &view.snapshot, &what, &progress, &context.stop).await
+        restore::run(&repository, &view.snapshot, &what, &progress, &context.stop).await
     };
     let report = result?;
     let output = &context.output;

@@ -38,7 +38,14 @@ impl Watch {
         let began = env.elapsed();
         let task = env.clone().spawn(async move {
             loop {
-                env.sleep(if output.json { STATUS } else if bars { REDRAW } else { LINE }).await;
+                env.sleep(if output.json {
+                    STATUS
+                } else if bars {
+                    REDRAW
+                } else {
+                    LINE
+                })
+                .await;
                 let elapsed = env.elapsed().saturating_sub(began);
                 match (output.json, bars) {
                     (true, _) => {
@@ -129,7 +136,10 @@ mod tests {
         let progress = Progress::default();
         progress.bytes.add(1 << 20);
         progress.items.add(3);
-        assert_eq!(text(&progress, "backing up", Duration::from_secs(2), true), "backing up: 1.0 MiB, 3 items, 512.0 KiB/s, 2.0 s");
+        assert_eq!(
+            text(&progress, "backing up", Duration::from_secs(2), true),
+            "backing up: 1.0 MiB, 3 items, 512.0 KiB/s, 2.0 s"
+        );
         assert!(status(&progress, Duration::from_secs(2)).get("seconds_remaining").is_none());
         progress.bytes_total.set(4 << 20);
         progress.set_current(|| "a\u{1b}b".into());

@@ -47,7 +47,7 @@ pub async fn run(context: &Context, arguments: VerifyArguments) -> Result<Outcom
     let progress = Progress::default();
     let result = {
         let _watch = Watch::start(&context.env, &context.output, &progress, "verifying");
-        verify::run(&context.env, &repository, &how, &progress, &context.stop).await
+        verify::run(&repository, &how, &progress, &context.stop).await
     };
     let report = result?;
     let output = &context.output;

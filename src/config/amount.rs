@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("0B", 0), ("1 KiB", 1024), ("128 MiB", 128 << 20), ("1GiB", 1 << 30), ("2 TB", 2_000_000_000_000)] {
+        for (text, bytes) in [("0B", 0), ("1 KiB", 1024), ("128 MiB", 128 << 20), ("1GiB", 1 << 30), ("2 TB", 2_000_000_000_000)]
+        {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
         for text in ["", "MiB", "-1 MiB", "1.5 GiB", " 1 MiB", "1  MiB", "1", "1 mib", "1 MiB ", "1M", "1 kib"] {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::config::amount::{Size, Span};
 use crate::config::ConfigError;
+use crate::config::amount::{Size, Span};
 
 /// Largest configuration file that is read, in bytes.
 pub const FILE_MAX: u64 = 1 << 20;
@@ -175,7 +175,7 @@ pub fn parse(origin: &Origin) -> Result<ConfigFile, ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::file::{parse, Origin};
+    use crate::config::file::{Origin, parse};
 
     fn refused(text: &str) -> String {
         parse(&Origin::new("h.toml".into(), text.to_owned())).expect_err(text).to_string()
@@ -190,10 +190,7 @@ mod tests {
         assert!(refused("\n[[store]]\nname = \"a\"\n").starts_with("h.toml:2:1: missing field `url`"));
         assert!(refused("[repository]\nwrite_quorum = \"2\"\n").starts_with("h.toml:2:16: invalid type"));
         assert!(refused("[repository]\nwrite_quorum = -2\n").starts_with("h.toml:2:16: "));
-        assert_eq!(
-            refused("[repository]\nstall = \"60\"\n"),
-            "h.toml:2:9: \"60\" needs one of the units ms, s, m, h, d"
-        );
+        assert_eq!(refused("[repository]\nstall = \"60\"\n"), "h.toml:2:9: \"60\" needs one of the units ms, s, m, h, d");
         assert!(refused("[repository]\nmemory = 5\n").starts_with("h.toml:2:10: invalid type"));
         assert!(refused("[repository\n").starts_with("h.toml:1:"));
         assert!(refused("[[job]]\nname = \"é\" x\n").starts_with("h.toml:2:"));

@@ -6,7 +6,7 @@ use crate::backup::BackupSettings;
 use crate::config::amount::Size;
 use crate::config::file::{self, BackupSection, ConfigFile, JobSection, Origin, StoreSection};
 use crate::config::secret::{Named, SecretSource};
-use crate::config::{absolute, ConfigError, Environment, Overrides, Settings, StoreChoice, INDEX_MEMORY, MEMORY_MIN};
+use crate::config::{ConfigError, Environment, INDEX_MEMORY, MEMORY_MIN, Overrides, Settings, StoreChoice, absolute};
 use crate::replica::ReplicaSettings;
 use crate::repository::keyring::LEVEL;
 use crate::store::{StoreSettings, StoreUrl};
@@ -68,7 +68,9 @@ pub fn resolve(overrides: &Overrides, environment: &Environment, current: &Path)
     let section = &file.repository;
     let replicas = replica_settings(overrides, environment, &file, &place, &stores)?;
     let memory = match overrides.memory.map(Ok).or_else(|| environment.parsed("HOLDFAST_MEMORY").transpose()).transpose()? {
-        Some(size) if size.0 < MEMORY_MIN => return Err(ConfigError::new(format!("memory must be at least {} MiB", MEMORY_MIN >> 20))),
+        Some(size) if size.0 < MEMORY_MIN => {
+            return Err(ConfigError::new(format!("memory must be at least {} MiB", MEMORY_MIN >> 20)));
+        }
         Some(size) => size.0,
         None => match &section.memory {
             Some(size) if size.get_ref().0 < MEMORY_MIN => {

@@ -66,7 +66,9 @@ impl Named {
     /// The one that is set here, if any.
     pub fn one(mut self) -> Result<Option<SecretSource>, ConfigError> {
         if let [(first, _), (second, _), ..] = self.all.as_slice() {
-            return Err(ConfigError::new(format!("{first} and {second} are both set: which secret opens the repository? keep one")));
+            return Err(ConfigError::new(format!(
+                "{first} and {second} are both set: which secret opens the repository? keep one"
+            )));
         }
         match self.all.pop() {
             Some((name, source)) if source.is_empty() => Err(ConfigError::new(format!("{name} is set but empty"))),
@@ -119,9 +121,7 @@ impl SecretSource {
                 let password = one_line(bytes, &format!("password file {}", path.display()))?;
                 Ok(Loaded { unlock: Unlock::Passphrase(password), warning })
             }
-            SecretSource::PasswordCommand(command) => {
-                Ok(Loaded { unlock: Unlock::Passphrase(run(command)?), warning: None })
-            }
+            SecretSource::PasswordCommand(command) => Ok(Loaded { unlock: Unlock::Passphrase(run(command)?), warning: None }),
             SecretSource::KeyFile(path) => {
                 let (bytes, warning) = read_file(path, "key file")?;
                 let text = one_line(bytes, &format!("key file {}", path.display()))?;
@@ -242,8 +242,8 @@ mod tests {
 
     use zeroize::Zeroizing;
 
-    use crate::config::secret::{create_secret_file, Named, SecretSource, PASSWORD_MAX};
     use crate::config::Environment;
+    use crate::config::secret::{Named, PASSWORD_MAX, SecretSource, create_secret_file};
     use crate::repository::keyring::Unlock;
 
     fn passphrase(source: &SecretSource) -> Result<Vec<u8>, String> {
@@ -266,7 +266,10 @@ mod tests {
         }
         for contents in ["", "\n", "\r\n"] {
             std::fs::write(&path, contents).expect("written");
-            assert!(passphrase(&SecretSource::PasswordFile(path.clone())).is_err_and(|e| e.ends_with("is empty")), "{contents:?}");
+            assert!(
+                passphrase(&SecretSource::PasswordFile(path.clone())).is_err_and(|e| e.ends_with("is empty")),
+                "{contents:?}"
+            );
         }
         std::fs::write(&path, vec![b'x'; PASSWORD_MAX + 1]).expect("written");
         assert!(passphrase(&SecretSource::PasswordFile(path.clone())).is_err_and(|e| e.contains("longer than")));
@@ -306,7 +309,9 @@ mod tests {
             Named::from_environment(&environment, Path::new("/")).one()
         };
         assert!(matches!(of(&[]), Ok(None)));
-        assert!(matches!(of(&[("HOLDFAST_PASSWORD", "x ")]), Ok(Some(s)) if s == SecretSource::Password(Zeroizing::new(b"x ".to_vec()))));
+        assert!(
+            matches!(of(&[("HOLDFAST_PASSWORD", "x ")]), Ok(Some(s)) if s == SecretSource::Password(Zeroizing::new(b"x ".to_vec())))
+        );
         let two = of(&[("HOLDFAST_PASSWORD", "x"), ("HOLDFAST_KEY_FILE", "y")]).expect_err("two at once").to_string();
         assert!(two.contains("HOLDFAST_PASSWORD and HOLDFAST_KEY_FILE are both set"), "{two}");
         for name in ["HOLDFAST_PASSWORD", "HOLDFAST_PASSWORD_FILE", "HOLDFAST_PASSWORD_COMMAND", "HOLDFAST_KEY_FILE"] {

@@ -84,3 +84,14 @@ pub enum RestoreError {
     #[error("interrupted: the target is incomplete; run the same command again to finish it")]
     Interrupted,
 }
+
+/// Not here yet.
+pub async fn run(
+    _: &crate::repository::Repository,
+    _: &crate::format::snapshot::Snapshot,
+    _: &RestoreSettings,
+    _: &crate::progress::Progress,
+    _: &crate::progress::Stop,
+) -> Result<RestoreReport, RestoreError> {
+    Err(RestoreError::Settings("restore is not here yet".into()))
+}

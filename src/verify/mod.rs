@@ -75,3 +75,13 @@ pub enum VerifyError {
     #[error("interrupted")]
     Interrupted,
 }
+
+/// Not here yet.
+pub async fn run(
+    _: &crate::repository::Repository,
+    _: &VerifySettings,
+    _: &crate::progress::Progress,
+    _: &crate::progress::Stop,
+) -> Result<VerifyReport, VerifyError> {
+    Err(VerifyError::Settings("verify is not here yet".into()))
+}

@@ -43,7 +43,10 @@ fn refusals_name_the_place() {
         ("[repository]\nwrite_quorum = 3\n".to_owned() + TWO, "2:16: write_quorum is 3, but must be 1 to 2".into()),
         ("[repository]\nwrite_quorum = 0\n".to_owned() + TWO, "2:16: write_quorum is 0".into()),
         (TWO.to_owned() + "[[store]]\nname = \"a\"\nurl = \"file:c\"\n", format!("{}:7: there is another store \"a\"", two + 3)),
-        (TWO.to_owned() + "[[store]]\nname = \"c\"\nurl = \"file:./stores//a/\"\n", format!("{}:7: stores \"a\" and \"c\" are the same place", two + 3)),
+        (
+            TWO.to_owned() + "[[store]]\nname = \"c\"\nurl = \"file:./stores//a/\"\n",
+            format!("{}:7: stores \"a\" and \"c\" are the same place", two + 3),
+        ),
         ("[[store]]\nname = \"a b\"\nurl = \"file:c\"\n".into(), "2:8: \"a b\" is no name".into()),
         ("[[store]]\nname = \"\"\nurl = \"file:c\"\n".into(), "2:8: \"\" is no name".into()),
         ("[[store]]\nname = \"-a\"\nurl = \"file:c\"\n".into(), "2:8: \"-a\" is no name".into()),
@@ -56,9 +59,18 @@ fn refusals_name_the_place() {
         (TWO.to_owned() + "[backup]\ncompression = 23\n", format!("{}:15: must be 0 to 22", two + 2)),
         (TWO.to_owned() + "[backup]\nread_concurrency = 0\n", format!("{}:20: must be 1 to 256", two + 2)),
         (TWO.to_owned() + "[[job]]\nname = \"j\"\npaths = []\n", format!("{}:9: names no path", two + 3)),
-        (TWO.to_owned() + "[[job]]\nname = \"j\"\npaths = [\"x\", \"y\"]\nrecorded_as = \"/z\"\n", format!("{}:15: recorded_as needs exactly one path", two + 4)),
-        (TWO.to_owned() + "[[job]]\nname = \"j\"\npaths = [\"x\"]\nrecorded_as = \"z\"\n", format!("{}:15: recorded_as must be absolute", two + 4)),
-        (TWO.to_owned() + "[[job]]\nname = \"j\"\npaths = [\"x\"]\n[[job]]\nname = \"j\"\npaths = [\"y\"]\n", format!("{}:8: there is another job \"j\"", two + 5)),
+        (
+            TWO.to_owned() + "[[job]]\nname = \"j\"\npaths = [\"x\", \"y\"]\nrecorded_as = \"/z\"\n",
+            format!("{}:15: recorded_as needs exactly one path", two + 4),
+        ),
+        (
+            TWO.to_owned() + "[[job]]\nname = \"j\"\npaths = [\"x\"]\nrecorded_as = \"z\"\n",
+            format!("{}:15: recorded_as must be absolute", two + 4),
+        ),
+        (
+            TWO.to_owned() + "[[job]]\nname = \"j\"\npaths = [\"x\"]\n[[job]]\nname = \"j\"\npaths = [\"y\"]\n",
+            format!("{}:8: there is another job \"j\"", two + 5),
+        ),
         (TWO.to_owned() + "[repository]\npassword_file = \"p\"\nkey_file = \"k\"\n", "are both set".into()),
         (TWO.to_owned() + "[repository]\npassword_file = \"\"\n", "empty".into()),
         (TWO.to_owned() + "[repository]\npasword_file = \"p\"\n", format!("{}:1: unknown field `pasword_file`", two + 2)),
@@ -72,7 +84,9 @@ fn refusals_name_the_place() {
 
 #[test]
 fn flag_before_environment_before_file_before_default() {
-    let place = Place::new(&("[repository]\nwrite_quorum = 1\nmemory = \"64 MiB\"\nstate_dir = \"s\"\npassword_file = \"p\"\n".to_owned() + TWO));
+    let place = Place::new(
+        &("[repository]\nwrite_quorum = 1\nmemory = \"64 MiB\"\nstate_dir = \"s\"\npassword_file = \"p\"\n".to_owned() + TWO),
+    );
     let default = Place::new(TWO).file(&[]).expect("valid");
     assert_eq!((default.memory, default.replicas.write_quorum, default.state_dir), (128 << 20, None, None));
     assert!(default.secret.is_none());
@@ -108,7 +122,9 @@ fn flag_before_environment_before_file_before_default() {
     assert_eq!((flags.memory, flags.replicas.write_quorum), (66 << 20, Some(1)));
     assert_eq!((flags.state_dir, flags.secret), (Some(place.at("work/u")), Some(source)));
 
-    for (name, value) in [("HOLDFAST_MEMORY", "1"), ("HOLDFAST_MEMORY", "1 MiB"), ("HOLDFAST_WRITE_QUORUM", "x"), ("HOLDFAST_WRITE_QUORUM", "3")] {
+    for (name, value) in
+        [("HOLDFAST_MEMORY", "1"), ("HOLDFAST_MEMORY", "1 MiB"), ("HOLDFAST_WRITE_QUORUM", "x"), ("HOLDFAST_WRITE_QUORUM", "3")]
+    {
         assert!(place.file(&[(name, value)]).is_err(), "{name}={value}");
     }
 }

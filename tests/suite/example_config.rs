@@ -26,7 +26,8 @@ fn settings() -> Settings {
 
 /// The example with every setting that is off switched on.
 fn all_on() -> String {
-    let is_setting = |line: &str| line.split_once(" = ").is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+    let is_setting =
+        |line: &str| line.split_once(" = ").is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
     let on = |line: &str| match line.strip_prefix('#') {
         Some(rest) if is_setting(rest) => format!("{rest}\n"),
         _ => format!("{line}\n"),
@@ -71,9 +72,8 @@ fn it_names_every_setting() {
         toml::Value::Array(all) => all[0].clone(),
         one => one.clone(),
     };
-    let named = |section: &str| -> BTreeSet<String> {
-        first(&table[section]).as_table().expect("a section").keys().cloned().collect()
-    };
+    let named =
+        |section: &str| -> BTreeSet<String> { first(&table[section]).as_table().expect("a section").keys().cloned().collect() };
     assert_eq!(table.keys().cloned().collect::<BTreeSet<_>>(), fields_of::<ConfigFile>());
     assert_eq!(named("repository"), fields_of::<RepositorySection>());
     assert_eq!(named("store"), fields_of::<StoreSection>());
@@ -87,7 +87,10 @@ fn every_setting_has_its_reason() {
     // Prose stands right above each setting, or above the group that it belongs to.
     let text = all_on();
     let lines: Vec<&str> = text.lines().collect();
-    for section in text.split("\n\n").filter(|section| section.contains(" = ") && !section.contains("\"second\"") && !section.contains("\"third\"")) {
+    for section in text
+        .split("\n\n")
+        .filter(|section| section.contains(" = ") && !section.contains("\"second\"") && !section.contains("\"third\""))
+    {
         assert!(section.lines().any(|line| line.starts_with("# ")), "no reason in:\n{section}");
     }
     assert!(lines.len() > 80);
