@@ -97,16 +97,15 @@ pub async fn one_pass(
         return Ok(Passed { report, committed: Mask::default(), lost: Vec::new() });
     }
     let recorded: Vec<(PathBuf, Vec<u8>)> = recorded(settings);
-    let views = repository.snapshots().await?;
     let paths: Vec<Vec<u8>> = recorded.iter().map(|(_, path)| path.clone()).collect();
-    let chosen = parents::choose(&views, &settings.host, &paths, repository.readable());
+    let chosen = parents::choose(repository, &settings.host, &paths).await;
     let mut distrusted: Vec<BTreeSet<Hash>> = Vec::new();
     let mut look_up = again;
     for i in 0..repository.set.replicas.len() {
         let log = repository.log(i).await;
         let set = log.as_ref().map(|l| l.state.distrusted.clone()).unwrap_or_default();
         if taking_part.has(i) {
-            let live = |v: &&&SnapshotView| log.as_ref().is_some_and(|l| l.state.snapshots.contains_key(&v.id));
+            let live = |v: &&SnapshotView| log.as_ref().is_some_and(|l| l.state.snapshots.contains_key(&v.id));
             look_up |= !set.is_empty() || chosen.iter().filter(live).count() < chosen.len();
         }
         distrusted.push(set);
@@ -215,7 +214,7 @@ struct Pass<'p, 'r> {
     reading: &'p Arc<Reading>,
     committing: &'p Committing<'r>,
     comparing: &'p Comparing,
-    chosen: &'p [&'p SnapshotView],
+    chosen: &'p [SnapshotView],
     tally: Tally,
     roots: Vec<Root>,
     notes: Vec<String>,
