@@ -251,6 +251,7 @@ pub async fn run_sources(
                 continue;
             }
             report.notes = notes;
+            report.notes.extend(repository.save_heads().err());
             return Err(below_quorum(passed.committed, report));
         }
         notes.extend(repository.record_distrust().await);
