@@ -25,6 +25,8 @@ use crate::support::source_tree::noise;
 
 /// Longer than any run takes in the tests' own time: who needs it hangs.
 const FOREVER: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Between one process and the next.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Folders, files of no chunk, of one and of many, twins, and a link.
 fn plant(at: &Path) {
@@ -98,7 +100,10 @@ async fn process(
 ) -> Result<(Repository, BackupReport), String> {
     let work = async {
         if init {
-            rig::make(env, rig::members(stores.iter().cloned())).await.map_err(|e| format!("init: {e}"))?;
+            let made = rig::make(env, rig::members(stores.iter().cloned())).await.map_err(|e| format!("init: {e}"))?;
+            if made.replicas.len() + 1 < stores.len() {
+                return Err(format!("init: {:?}", made.failed));
+            }
         }
         let repository =
             rig::open(env, rig::members(stores.iter().cloned()), Access::Write).await.map_err(|e| format!("open: {e}"))?;
@@ -127,7 +132,7 @@ impl Scene<'_> {
     /// One process that is cut off, and the proof that nothing is lost by it. Gives the operation that was cut; none: the
     /// process was over before.
     async fn one(&self, cut: Cut) -> Result<Option<Operation>, String> {
-        let env = Env::inline(cut.at, WALL);
+        let env = Env::inline(cut.at, WALL.plus(HOUR));
         let mut stores = Vec::new();
         for store in self.start {
             stores.push(rig::copy(&env, store).await);
@@ -184,7 +189,7 @@ impl Scene<'_> {
 
     /// The next process, with nothing in its way.
     async fn next(&self, stores: &[MemoryStore], cut: Cut) -> Result<(), String> {
-        let env = Env::inline(1_000_000 + cut.at, WALL);
+        let env = Env::inline(1_000_000 + cut.at, WALL.plus(2 * HOUR));
         if self.init {
             let report = rig::make(&env, rig::all(stores)).await.map_err(|e| format!("init again: {e}"))?;
             if !report.failed.is_empty() {
