@@ -1,6 +1,7 @@
 //! One pass of a backup: the stages wired, the snapshot committed, the replicas reported.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as SyncMutex};
@@ -17,7 +18,7 @@ use crate::backup::read::Reading;
 use crate::backup::seal::{Added, Sealing};
 use crate::backup::upload::Outbox;
 use crate::backup::walk::{self, Comparing};
-use crate::backup::{BackupError, BackupReport, BackupSettings, ReplicaReport, pack, upload};
+use crate::backup::{BackupError, BackupReport, BackupSettings, Given, ReplicaReport, pack, upload};
 use crate::chunk::split::Splitter;
 use crate::format::Hash;
 use crate::format::snapshot::{Root, Snapshot};
@@ -27,7 +28,9 @@ use crate::replica::write::Fanout;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::snapshots::SnapshotView;
+use crate::source::Source;
 use crate::source::directory::{NAMES_MEMORY, Walk, WalkSettings};
+use crate::source::error::SourceError;
 use crate::source::filter::Filter;
 use crate::source::metadata::OwnerNames;
 
@@ -82,6 +85,7 @@ async fn participants(repository: &Repository) -> Result<Mask, RepositoryError> 
 pub async fn one_pass(
     repository: &Repository,
     settings: &BackupSettings,
+    sources: Vec<Given>,
     filter: &Filter,
     progress: &Progress,
     stop: &Stop,
@@ -96,10 +100,9 @@ pub async fn one_pass(
         let report = BackupReport { replicas: replica_reports(repository, None, None, Mask::default()), quorum, ..BackupReport::default() };
         return Ok(Passed { report, committed: Mask::default(), lost: Vec::new() });
     }
-    let recorded: Vec<(PathBuf, Vec<u8>)> = recorded(settings);
-    let views = repository.snapshots().await?;
-    let paths: Vec<Vec<u8>> = recorded.iter().map(|(_, path)| path.clone()).collect();
-    let chosen = parents::choose(&views, &settings.host, &paths, repository.readable());
+    let recorded = recorded(settings, sources);
+    let paths: Vec<Vec<u8>> = recorded.iter().map(|r| r.path.clone()).collect();
+    let chosen = parents::choose(repository, &settings.host, &paths).await;
     let mut distrusted: Vec<BTreeSet<Hash>> = Vec::new();
     // Coverage is not inherited from a parent while part of the index cannot be read.
     repository.index().await?;
@@ -108,7 +111,7 @@ pub async fn one_pass(
         let log = repository.log(i).await;
         let set = log.as_ref().map(|l| l.state.distrusted.clone()).unwrap_or_default();
         if taking_part.has(i) {
-            let live = |v: &&&SnapshotView| log.as_ref().is_some_and(|l| l.state.snapshots.contains_key(&v.id));
+            let live = |v: &&SnapshotView| log.as_ref().is_some_and(|l| l.state.snapshots.contains_key(&v.id));
             look_up |= !set.is_empty() || chosen.iter().filter(live).count() < chosen.len();
         }
         distrusted.push(set);
@@ -169,7 +172,7 @@ pub async fn one_pass(
                 last_partial: env.elapsed(),
                 now,
             };
-            pass.run(&recorded).await
+            pass.run(recorded).await
         }
     };
     let every = (settings.publish_bytes, settings.publish_every);
@@ -197,14 +200,29 @@ pub async fn one_pass(
     }
 }
 
+/// What one root of the snapshot is made from.
+struct Recorded {
+    /// The path that is recorded.
+    path: Vec<u8>,
+    /// Where it is read (as recorded when it was handed in).
+    from: PathBuf,
+    /// What was handed in.
+    given: Option<Box<dyn Source>>,
+}
+
 /// The sources with the path that is recorded for each; each once.
-fn recorded(settings: &BackupSettings) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut out: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+fn recorded(settings: &BackupSettings, sources: Vec<Given>) -> Vec<Recorded> {
+    let mut out: Vec<Recorded> = Vec::new();
     for path in &settings.paths {
         let path: PathBuf = path.components().filter(|c| *c != std::path::Component::CurDir).collect();
         let as_path = settings.recorded_as.as_deref().unwrap_or(&path).as_os_str().as_bytes().to_vec();
-        if !out.iter().any(|(_, other)| *other == as_path) {
-            out.push((path, as_path));
+        if !out.iter().any(|other| other.path == as_path) {
+            out.push(Recorded { path: as_path, from: path, given: None });
+        }
+    }
+    for Given { path, source } in sources {
+        if !out.iter().any(|other| other.path == path) {
+            out.push(Recorded { from: PathBuf::from(OsStr::from_bytes(&path)), path, given: Some(source) });
         }
     }
     out
@@ -217,7 +235,7 @@ struct Pass<'p, 'r> {
     reading: &'p Arc<Reading>,
     committing: &'p Committing<'r>,
     comparing: &'p Comparing,
-    chosen: &'p [&'p SnapshotView],
+    chosen: &'p [SnapshotView],
     tally: Tally,
     roots: Vec<Root>,
     notes: Vec<String>,
@@ -228,11 +246,11 @@ struct Pass<'p, 'r> {
 }
 
 impl<'r> Pass<'_, 'r> {
-    async fn run(&mut self, recorded: &[(PathBuf, Vec<u8>)]) -> Result<(BackupReport, Mask), BackupError> {
+    async fn run(&mut self, recorded: Vec<Recorded>) -> Result<(BackupReport, Mask), BackupError> {
         let mut interrupted = false;
         let mut missing = Vec::new();
-        for (path, as_path) in recorded {
-            match self.root(path, as_path).await? {
+        for Recorded { path: as_path, from: path, given } in recorded {
+            match self.root(&path, &as_path, given).await? {
                 Ok(End::Complete) => {}
                 Ok(_) => {
                     interrupted = true;
@@ -272,18 +290,13 @@ impl<'r> Pass<'_, 'r> {
     }
 
     /// One root; the inner error says why it could not be read at all.
-    async fn root(&mut self, path: &Path, as_path: &[u8]) -> Result<Result<End, String>, BackupError> {
-        let settings = WalkSettings {
-            one_file_system: self.settings.one_file_system,
-            exclude_caches: self.settings.exclude_caches,
-            filter: self.filter.clone(),
-            names_memory: NAMES_MEMORY.min(usize::try_from(self.settings.memory / 4).unwrap_or(NAMES_MEMORY)),
-            temp_dir: std::env::temp_dir(),
-        };
-        let from = path.to_path_buf();
-        let walk = match self.repository.env.blocking(move || Walk::open(&from, settings)).await {
-            Ok(walk) => walk,
-            Err(e) => return Ok(Err(told(&e))),
+    async fn root(&mut self, path: &Path, as_path: &[u8], given: Option<Box<dyn Source>>) -> Result<Result<End, String>, BackupError> {
+        let source = match given {
+            Some(source) => source,
+            None => match self.walk(path).await {
+                Ok(walk) => Box::new(walk),
+                Err(e) => return Ok(Err(told(&e))),
+            },
         };
         let had = self.chosen.iter().find(|v| !v.snapshot.partial).and_then(|v| {
             v.snapshot.roots.iter().find(|r| r.path == as_path).and_then(|r| r.catalog.as_ref()).map(|c| c.entries)
@@ -292,7 +305,7 @@ impl<'r> Pass<'_, 'r> {
         let (pending_in, mut pending) = mpsc::channel(PENDING);
         let mut catalog = Catalog::new(self.reading);
         let reading = self.reading.clone();
-        let walking = walk::run(&reading, walk, parents, self.comparing, self.committing.known, pending_in);
+        let walking = walk::run(&reading, source, parents, self.comparing, self.committing.known, pending_in);
         let name = self.name(path);
         let filling = async {
             let end = loop {
@@ -328,6 +341,18 @@ impl<'r> Pass<'_, 'r> {
         let root = catalog.root(self.reading).await?;
         self.roots.push(Root { name: name.into(), path: as_path.to_vec().into(), catalog: Some(root) });
         Ok(Ok(end))
+    }
+
+    async fn walk(&self, path: &Path) -> Result<Walk, SourceError> {
+        let settings = WalkSettings {
+            one_file_system: self.settings.one_file_system,
+            exclude_caches: self.settings.exclude_caches,
+            filter: self.filter.clone(),
+            names_memory: NAMES_MEMORY.min(usize::try_from(self.settings.memory / 4).unwrap_or(NAMES_MEMORY)),
+            temp_dir: std::env::temp_dir(),
+        };
+        let path = path.to_path_buf();
+        self.repository.env.blocking(move || Walk::open(&path, settings)).await
     }
 
     /// A name for a root that no other root has.

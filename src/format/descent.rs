@@ -99,6 +99,15 @@ impl Descent {
         Ok(())
     }
 
+    /// The first key below the node that [`Step::Want`] named, and the first key after it (`None`: it reaches the end).
+    pub fn wanted_span(&self) -> (Bytes, Option<Bytes>) {
+        let key = |node: &Node, at: usize| node.items.get(at).map(|item| item.key.clone());
+        let first = self.path.last().and_then(|(node, at)| key(node, *at)).unwrap_or_default();
+        // Above the last level, the place is past the item that was entered already.
+        let next = self.path.iter().rev().enumerate().find_map(|(up, (node, at))| key(node, *at + usize::from(up == 0)));
+        (first, next)
+    }
+
     /// Passes over the node that [`Step::Want`] named, unread.
     pub fn skip_wanted(&mut self) -> Result<(), FormatError> {
         let Step::Want(_) = self.step()? else {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -263,6 +263,8 @@ impl Repository {
             gaps: std::sync::atomic::AtomicBool::new(false),
             met: Mutex::default(),
             frames: FrameCache::default(),
+            only: OnceLock::new(),
+            unanswered: Mutex::default(),
         })
     }
 }

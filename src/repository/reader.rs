@@ -67,7 +67,7 @@ pub struct Wanted {
     pub length: u32,
 }
 
-fn seal_kind(kind: PackKind) -> Kind {
+pub(super) fn seal_kind(kind: PackKind) -> Kind {
     if kind == PackKind::Meta { Kind::Meta } else { Kind::Data }
 }
 
@@ -169,12 +169,8 @@ impl Repository {
         let name = layout::hashed(pack_class(pack.kind), &pack.hash);
         let range = u64::from(place.frame_offset)..u64::from(place.frame_offset) + u64::from(place.frame_stored);
         let kind = seal_kind(pack.kind);
-        let readable = self.readable();
-        let (trusted, rest) = (pack.usable().and(readable), pack.published.and(readable).without(pack.usable()));
-        let mut order = self.set.reading_order(trusted);
-        order.extend(self.set.reading_order(rest));
         let wanted: Arc<[Wanted]> = wanted.into();
-        for replica in order {
+        for replica in self.order_for(&pack) {
             let read = read_one(replica, &name, Some(range.clone()), async |bytes: Bytes| {
                 let (keyring, shape, wanted) = (self.keyring.clone(), place.shape, wanted.clone());
                 self.env
@@ -185,7 +181,9 @@ impl Repository {
                     })
                     .await
             });
-            match read.await {
+            let read = read.await;
+            self.note_answer(replica.index, read.as_ref().err());
+            match read {
                 Ok(plain) => {
                     if kind == Kind::Meta {
                         self.frames.put(place.frame, plain.clone());
@@ -218,7 +216,7 @@ impl Repository {
     /// Reads a tree from left to right.
     pub fn cursor(&self, kind: TreeKind, root: &Child) -> Result<Cursor<'_>, RepositoryError> {
         let descent = Descent::new(kind, root.clone(), NODES_MAX).map_err(|e| damaged_tree(&e))?;
-        Ok(Cursor { repository: self, descent, ahead: BTreeMap::new(), read: Vec::new() })
+        Ok(Cursor { repository: self, descent, ahead: BTreeMap::new(), read: Vec::new(), stuck: None })
     }
 
     /// Writes into the logs that packs met on the way are not to be relied on. Gives notes for people. A replica that
@@ -270,7 +268,7 @@ impl Repository {
     }
 }
 
-fn verify(id_key: &crate::chunk::id::IdKey, plain: &[u8], wanted: &[Wanted]) -> Result<(), String> {
+pub(super) fn verify(id_key: &crate::chunk::id::IdKey, plain: &[u8], wanted: &[Wanted]) -> Result<(), String> {
     for want in wanted {
         let chunk = plain
             .get(want.offset as usize..want.offset as usize + want.length as usize)
@@ -297,6 +295,21 @@ pub struct Cursor<'r> {
     descent: Descent,
     ahead: BTreeMap<ChunkId, Bytes>,
     read: Vec<ChunkId>,
+    /// The node that could not be read.
+    stuck: Option<Child>,
+}
+
+/// A part of a tree that cannot be read.
+#[derive(Clone, Debug)]
+pub struct Unread {
+    /// The first key in it (of a content list: empty).
+    pub first: Bytes,
+    /// The first key after it; none: it reaches the end.
+    pub next: Option<Bytes>,
+    /// How many items it has.
+    pub entries: u64,
+    /// Content bytes of its items.
+    pub bytes: u64,
 }
 
 impl Cursor<'_> {
@@ -307,12 +320,23 @@ impl Cursor<'_> {
                 Step::Item(item) => return Ok(Some((item.key, item.value))),
                 Step::End => return Ok(None),
                 Step::Want(child) => {
+                    self.stuck = Some(child.clone());
                     let plain = self.node(&child).await?;
                     self.read.extend(child.chunk_id());
                     self.descent.feed(plain).map_err(|e| damaged_tree(&e))?;
+                    self.stuck = None;
                 }
             }
         }
+    }
+
+    /// After [`Cursor::next`] failed: passes over the node that could not be read, with all below it. `None` when it was
+    /// not a node that failed: the rest of the tree cannot be read.
+    pub fn pass_over(&mut self) -> Option<Unread> {
+        let child = self.stuck.take()?;
+        let (first, next) = self.descent.wanted_span();
+        self.descent.skip_wanted().ok()?;
+        Some(Unread { first, next, entries: child.entries, bytes: child.bytes })
     }
 
     /// The ids of the nodes read since the last call.

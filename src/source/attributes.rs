@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::source::Origin;
 use crate::source::directory::Found;
 use crate::source::error::SourceError;
 
@@ -23,7 +24,10 @@ pub struct Attributes {
 /// Reads the attributes of an item by its name in its parent, without following a link and without opening it: needs no
 /// right to read the item itself. A file system without attributes has none.
 pub fn read_xattrs(found: &Found) -> Result<Attributes, SourceError> {
-    read_xattrs_at(&proc_path(&found.parent.fd, found.name.as_encoded_bytes()), true, &|| found.path())
+    match &found.origin {
+        Origin::Directory(parent) => read_xattrs_at(&proc_path(&parent.fd, found.name.as_encoded_bytes()), true, &|| found.path()),
+        Origin::Given(_) => Ok(Attributes::default()),
+    }
 }
 
 /// Reads the attributes of what a path leads to, of a link itself if `on_link`; `path` is asked for messages only.

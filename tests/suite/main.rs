@@ -2,6 +2,7 @@
 
 mod commands;
 mod configuration;
+mod crash_points;
 mod example_config;
 mod format_golden;
 mod format_hostile;

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use bytes::Bytes;
+use holdfast::source::Source;
 use holdfast::format::entry::{Entry, EntryKind};
 use holdfast::restore::metadata::Applied;
 use holdfast::restore::target::{Outcome, Target, TargetError, TargetSettings};

@@ -5,6 +5,7 @@ use holdfast::store::name::ObjectName;
 
 pub mod faulty_store;
 pub mod recording_store;
+pub mod rig;
 pub mod source_tree;
 
 /// An object name from a text that is known to be one.
