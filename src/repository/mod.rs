@@ -34,6 +34,7 @@ use tokio::sync::OnceCell;
 use crate::chunk::split::ChunkerSpec;
 use crate::clock::Env;
 use crate::format::Hash;
+use crate::format::descriptor::Descriptor;
 use crate::format::record::Head as RecordHead;
 use crate::replica::{Mask, ReplicaSet};
 use crate::repository::chunk_index::ChunkIndex;
@@ -54,6 +55,7 @@ pub struct Repository {
     pub chunker: ChunkerSpec,
     /// Drawn when it was opened; stands in every record that is written.
     pub run_id: Hash,
+    descriptor: Descriptor,
     logs: Vec<Option<tokio::sync::Mutex<Log>>>,
     faults: Mutex<BTreeMap<usize, (Fault, String)>>,
     heads: Mutex<BTreeMap<Hash, Head>>,

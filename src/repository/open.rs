@@ -254,6 +254,7 @@ impl Repository {
             keyring,
             chunker,
             run_id,
+            descriptor,
             logs: logs.into_iter().map(|log| log.map(tokio::sync::Mutex::new)).collect(),
             faults: Mutex::new(faults),
             heads: Mutex::new(heads),
