@@ -76,7 +76,7 @@ async fn dead_from_the_start() {
 async fn dies_in_the_middle_of_the_packs() {
     let (why, _) = c_misbehaves_and_comes_back(|call| {
         static DYING: AtomicBool = AtomicBool::new(false);
-        if call.operation == Operation::Put && call.name.starts_with("data/") && call.nth > 5 {
+        if call.operation == Operation::Put && call.name.starts_with("data/") && call.nth > 2 {
             DYING.store(true, SeqCst);
         }
         if DYING.load(SeqCst) { DEAD } else { Fault::Pass }
@@ -149,7 +149,7 @@ async fn stalls_at_packs() {
     let began = tokio::time::Instant::now();
     let stalls = |call: &Call| if call.operation == Operation::Put && data_or_meta(call) { Fault::Stall } else { Fault::Pass };
     let (why, _) = c_misbehaves_and_comes_back(stalls).await;
-    assert!(why.contains("no request finished for 60 s"), "{why}");
+    assert!(why.contains("no request finished for"), "{why}");
     assert!(began.elapsed() < Duration::from_secs(100), "took {:?}", began.elapsed());
 }
 
@@ -207,7 +207,7 @@ async fn throttled_now_and_then_is_not_behind() {
     let stage = Stage::new(4);
     stage.init().await;
     let source = tree(4, 60, 30_000);
-    let throttled = |call: &Call| match call.index % 3 {
+    let throttled = |call: &Call| match blake3::hash(&call.index.to_le_bytes()).as_bytes()[0] % 3 {
         0 => Fault::FailBefore(StoreErrorKind::Throttled(Some(Duration::from_secs(1)))),
         _ => Fault::Pass,
     };
@@ -222,8 +222,12 @@ async fn every_call_unacknowledged_once_is_not_behind() {
     let stage = Stage::new(5);
     stage.init().await;
     let source = tree(5, 60, 30_000);
-    for odd in [0, 1] {
-        let flaky = move |call: &Call| if call.index % 2 == odd { Fault::FailAfter(StoreErrorKind::TimedOut) } else { Fault::Pass };
+    for kind in [StoreErrorKind::TimedOut, StoreErrorKind::Unavailable] {
+        let met = std::sync::Mutex::new(std::collections::BTreeSet::new());
+        let flaky = move |call: &Call| {
+            let first = met.lock().expect("no panic while noting").insert((call.operation, call.name.clone()));
+            if first { Fault::FailAfter(kind) } else { Fault::Pass }
+        };
         let report = stage.backup(stage.members_but(2, flaky), source.path()).await.expect("one failure each is made good");
         all_committed(&report);
         stage.holds(&[0, 1, 2], id(&report), source.path()).await;
@@ -485,12 +489,14 @@ async fn an_unreachable_slot_is_no_rollback() {
     stage.init().await;
     let source = tree(15, 4, 10_000);
     // So many records that old slots are asked for one by one, behind a checkpoint.
-    for round in 0..40 {
+    for round in 0.. {
         grow(source.path(), 16 + round, 0..2, 10_000);
         stage.backup(stage.members(), source.path()).await.expect("all is well");
+        if !stage.names_at(2, "checkpoints/").await.is_empty() {
+            break;
+        }
     }
-    assert!(!stage.names_at(2, "checkpoints/").await.is_empty(), "the test needs a checkpoint");
-    // An old head of c stands in a's log alone when b and c were away meanwhile; here every get of an old slot fails.
+    // The others last saw the slot before the checkpoint: it is asked for by itself.
     let fails = |call: &Call| {
         let old = call.name.starts_with("log/") && call.name.ends_with(|c: char| c.is_ascii_digit());
         let slot: u64 = call.name.rsplit('/').next().and_then(|n| n.parse().ok()).unwrap_or(u64::MAX);
@@ -617,7 +623,7 @@ async fn a_hiccup_during_the_probe_is_no_proof() {
                 let (hiccup, nth) = (hiccup.clone(), AtomicU64::new(0));
                 move |call: &Call| {
                     let probe = call.operation == Operation::Put && call.name == "descriptor";
-                    if probe && nth.fetch_add(1, SeqCst) % 2 == 0 { hiccup.clone() } else { Fault::Pass }
+                    if probe && [0, 2].contains(&nth.fetch_add(1, SeqCst)) { hiccup.clone() } else { Fault::Pass }
                 }
             }
         };
@@ -683,8 +689,8 @@ async fn below_the_set_rate_is_left_behind() {
     for (min_rate, behind) in [(Some(1 << 20), true), (Some(1 << 10), false), (None, false)] {
         let stage = Stage::new(29);
         stage.init().await;
-        let source = tree(29, 60, 30_000);
-        let slow = |call: &Call| if data_or_meta(call) { Fault::Delay(Duration::from_secs(50)) } else { Fault::Pass };
+        let source = tree(29, 60, 200_000);
+        let slow = |call: &Call| if data_or_meta(call) { Fault::Delay(Duration::from_secs(10)) } else { Fault::Pass };
         let set = ReplicaSettings { min_rate, ..ReplicaSettings::default() };
         let repository = stage.open_at(stage.members_but(2, slow), set).await.expect("all answer");
         let report = run(&repository, &backing_up(source.path())).await.expect("two of three are enough");
