@@ -78,8 +78,10 @@ pub async fn verify_segments(what: &Examination<'_>, wanted: BTreeSet<Hash>) -> 
             Ok(segment) => {
                 let mut reading = lock();
                 reading.read.indexed.extend(segment.packs.iter().filter_map(|p| p.name().ok()));
-                let take = |entry: &PackEntry| entry.name().is_ok_and(|name| reading.wanted.remove(&name));
-                Ok::<_, Halt>(segment.packs.into_iter().filter(take_mut(take)).collect())
+                // Each pack once, whichever segment names it first.
+                let mut wanted = segment.packs;
+                wanted.retain(|entry| entry.name().is_ok_and(|name| reading.wanted.remove(&name)));
+                Ok::<_, Halt>(wanted)
             }
             Err(story) => {
                 let name = layout::hashed(Class::Segment, &hash);
