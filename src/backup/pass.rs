@@ -51,10 +51,13 @@ pub struct Passed {
 }
 
 pub(super) fn told(e: &dyn std::error::Error) -> String {
-    match e.source() {
-        Some(cause) => format!("{e}: {cause}"),
-        None => e.to_string(),
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
     }
+    text
 }
 
 /// The replicas that take part, and notes about those that do not.
@@ -104,7 +107,9 @@ pub async fn one_pass(
     let paths: Vec<Vec<u8>> = recorded.iter().map(|r| r.path.clone()).collect();
     let chosen = parents::choose(repository, &settings.host, &paths).await;
     let mut distrusted: Vec<BTreeSet<Hash>> = Vec::new();
-    let mut look_up = again;
+    // Coverage is not inherited from a parent while part of the index cannot be read.
+    repository.index().await?;
+    let mut look_up = again || repository.index_has_gaps();
     for i in 0..repository.set.replicas.len() {
         let log = repository.log(i).await;
         let set = log.as_ref().map(|l| l.state.distrusted.clone()).unwrap_or_default();

@@ -15,7 +15,7 @@ use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::keyring::{self, Keyring, Unlock};
 use crate::repository::layout::{self, Class};
 use crate::repository::log::Log;
-use crate::repository::open::{descriptor_at, floor, story, unlock_descriptor, worst};
+use crate::repository::open::{descriptor_at, floor, refuses, story, unlock_descriptor, worst};
 use crate::seal::key::{KdfParams, RepositoryKeys, Secret};
 use crate::store::error::StoreErrorKind;
 
@@ -234,15 +234,11 @@ async fn complete(
             Err(e) => return Err(e.into()),
         }
     }
-    match replica.store.put(&layout::descriptor(), stored.clone()).await {
-        Err(e) if e.kind == StoreErrorKind::AlreadyExists => {}
-        Err(e) => return Err(e.into()),
-        Ok(()) => {
-            return Err(RepositoryError::new(
-                Fault::Unsupported,
-                format!("store {}: ignores create-if-absent and cannot be shared safely", replica.name),
-            ));
-        }
+    if !refuses(replica, &layout::descriptor(), stored).await? {
+        return Err(RepositoryError::new(
+            Fault::Unsupported,
+            format!("store {}: ignores create-if-absent and cannot be shared safely", replica.name),
+        ));
     }
     let mut log = Log::load(env, replica, keyring, env.random(), 1).await?;
     let begun = log.state.slot > 0 || log.damaged.is_some();

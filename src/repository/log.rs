@@ -178,8 +178,16 @@ impl Log {
 
     async fn take(&mut self, slot: u64, hash: Hash, header: &SlotHeader, body: &Body) -> Result<(), RepositoryError> {
         let replica_id = header.replica_id[..].try_into().unwrap_or_default();
-        for (class, list) in self.state.apply(slot, hash, replica_id, body) {
-            let names = self.load_list(&list).await?;
+        // Lists first: a state that has taken in the record without its lists would think condemned names sound.
+        let mut named = Vec::new();
+        if let Some(Action::Condemn(condemn)) = &body.action {
+            for list in &condemn.lists {
+                let hash = list.list[..].try_into().unwrap_or_default();
+                named.push((list.class(), self.load_list(&hash).await?));
+            }
+        }
+        self.state.apply(slot, hash, replica_id, body);
+        for (class, names) in named {
             self.state.condemn(class, names);
         }
         self.hashes.insert(slot, hash);
@@ -212,8 +220,16 @@ impl Log {
         if let Some(hash) = self.hashes.get(&seen.slot) {
             return Ok(*hash == seen.hash);
         }
-        let stored = self.replica.store.get(&layout::slot(seen.epoch, seen.slot), None).await?;
-        Ok(object_hash(&stored) == seen.hash)
+        let name = layout::slot(seen.epoch, seen.slot);
+        let read = read_one(&self.replica, &name, None, async |stored| {
+            if object_hash(&stored) == seen.hash { Ok(()) } else { Err(String::new()) }
+        });
+        match read.await {
+            Ok(()) => Ok(true),
+            Err(fault) if fault.is_damage() => Ok(false),
+            Err(ReadFault::Store(e)) => Err(e.into()),
+            Err(ReadFault::Damaged(_)) => Ok(false),
+        }
     }
 
     /// Opens the log with its genesis record, if it has none.
@@ -342,7 +358,7 @@ pub(super) fn read_error(name: &crate::store::name::ObjectName, fault: ReadFault
 }
 
 /// An error with its causes, in one line.
-pub(super) fn chain(e: &FormatError) -> String {
+pub fn chain(e: &FormatError) -> String {
     let mut text = e.to_string();
     let mut source = std::error::Error::source(e);
     while let Some(cause) = source {

@@ -16,6 +16,7 @@ pub mod keyring;
 pub mod keys;
 pub mod layout;
 pub mod log;
+pub mod notes;
 pub mod open;
 pub mod reader;
 pub mod snapshots;
@@ -33,6 +34,7 @@ use tokio::sync::OnceCell;
 use crate::chunk::split::ChunkerSpec;
 use crate::clock::Env;
 use crate::format::Hash;
+use crate::format::descriptor::Descriptor;
 use crate::format::record::Head as RecordHead;
 use crate::replica::{Mask, ReplicaSet};
 use crate::repository::chunk_index::ChunkIndex;
@@ -53,12 +55,14 @@ pub struct Repository {
     pub chunker: ChunkerSpec,
     /// Drawn when it was opened; stands in every record that is written.
     pub run_id: Hash,
+    descriptor: Descriptor,
     logs: Vec<Option<tokio::sync::Mutex<Log>>>,
     faults: Mutex<BTreeMap<usize, (Fault, String)>>,
     heads: Mutex<BTreeMap<Hash, Head>>,
     state_dir: Option<PathBuf>,
     index: Arc<RwLock<ChunkIndex>>,
     index_loaded: OnceCell<()>,
+    gaps: std::sync::atomic::AtomicBool,
     met: Mutex<Vec<Met>>,
     frames: reader::FrameCache,
     only: OnceLock<usize>,
@@ -89,6 +93,11 @@ impl Repository {
     /// Its id.
     pub fn id(&self) -> Hash {
         self.keyring.repository_id
+    }
+
+    /// What the repository says about itself.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
     }
 
     /// The replicas whose logs were read and may be relied on for reading.

@@ -13,6 +13,7 @@ use crate::clock::Env;
 use crate::format::descriptor::Descriptor;
 use crate::format::key_slot::Generation;
 use crate::format::{Hash, object_hash};
+use crate::replica::patience::while_it_answers;
 use crate::replica::read::read_any;
 use crate::replica::{Mask, Member, Replica, ReplicaSet, ReplicaSettings};
 use crate::repository::chunk_index::ChunkIndex;
@@ -25,6 +26,7 @@ use crate::repository::reader::FrameCache;
 use crate::repository::{Access, Repository};
 use crate::seal::key::{KdfFloor, Secret};
 use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::name::ObjectName;
 
 /// How a repository is opened.
 #[derive(Clone, Debug)]
@@ -186,9 +188,11 @@ impl Repository {
         let set = ReplicaSet::new(members, settings.replicas.clone());
         let mut faults: BTreeMap<usize, (Fault, String)> = BTreeMap::new();
         let mut found: Vec<(usize, Descriptor, Bytes)> = Vec::new();
-        let answers = join_all(set.replicas.iter().map(descriptor_at)).await;
+        let patience = settings.replicas.stall;
+        let asked = set.replicas.iter().map(|r| while_it_answers(env, r, patience, "opening", descriptor_at(r)));
+        let answers = join_all(asked).await;
         for (replica, answer) in set.replicas.iter().zip(answers) {
-            match answer {
+            match answer.map_err(RepositoryError::from).and_then(|found| found) {
                 Ok(Some((stored, descriptor))) => found.push((replica.index, descriptor, stored)),
                 Ok(None) => {
                     let why = format!("store {}: holds no repository yet: run init", replica.name);
@@ -218,7 +222,9 @@ impl Repository {
         let loads = set.replicas.iter().map(|replica| {
             let keyring = keyring.clone();
             async move {
-                if mask.has(replica.index) { Some(Log::load(env, replica, &keyring, run_id, 1).await) } else { None }
+                let load = Log::load(env, replica, &keyring, run_id, 1);
+                let loaded = while_it_answers(env, replica, patience, "reading its log", load);
+                if mask.has(replica.index) { Some(loaded.await.map_err(RepositoryError::from).and_then(|log| log)) } else { None }
             }
         });
         let mut logs: Vec<Option<Log>> = Vec::new();
@@ -242,24 +248,29 @@ impl Repository {
             return Err(RepositoryError::new(Fault::WrongKey, "this key was withdrawn from the repository"));
         }
         if access == Access::Write {
-            probe(&set, &logs, &stored, &mut faults).await;
+            probe(env, &set, &logs, &stored, &mut faults).await;
         }
         let chunker = descriptor
             .chunker_spec()
             .map_err(|e| RepositoryError::caused(Fault::Unsupported, "the repository's chunker cannot be used", e))?;
-        let heads = logs.iter().flatten().filter_map(|log| Some((log.state.replica_id?, log.state.head()))).collect();
+        // Where a log stands that was rolled back or forked is not passed on: the next run would take it for the truth.
+        let strayed = |i: &usize| faults.get(i).is_some_and(|(fault, _)| *fault == Fault::Rollback);
+        let upright = logs.iter().enumerate().filter(|(i, _)| !strayed(i)).filter_map(|(_, log)| log.as_ref());
+        let heads = upright.filter_map(|log| Some((log.state.replica_id?, log.state.head()))).collect();
         Ok(Repository {
             env: env.clone(),
             set,
             keyring,
             chunker,
             run_id,
+            descriptor,
             logs: logs.into_iter().map(|log| log.map(tokio::sync::Mutex::new)).collect(),
             faults: Mutex::new(faults),
             heads: Mutex::new(heads),
             state_dir: settings.state_dir,
             index: Arc::new(RwLock::new(ChunkIndex::new(settings.index_memory))),
             index_loaded: OnceCell::new(),
+            gaps: std::sync::atomic::AtomicBool::new(false),
             met: Mutex::default(),
             frames: FrameCache::default(),
             only: OnceLock::new(),
@@ -323,29 +334,53 @@ async fn audit(
         let mut heads: Vec<Head> = others.chain(seen.get(&id)).copied().collect();
         heads.dedup();
         for head in heads {
-            if !log.agrees_with(&head).await.unwrap_or(false) {
-                let why = format!(
-                    "store {name}: its log was at epoch {} slot {} when last seen and is not any more: it was rolled back or replaced",
-                    head.epoch, head.slot
-                );
-                faults.insert(index, (Fault::Rollback, why));
+            match log.agrees_with(&head).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    let why = format!(
+                        "store {name}: its log was at epoch {} slot {} when last seen and is not any more: it was rolled back or replaced",
+                        head.epoch, head.slot
+                    );
+                    faults.insert(index, (Fault::Rollback, why));
+                }
+                // Not known is no reason to cry rollback, and none to write.
+                Err(e) => {
+                    faults.entry(index).or_insert((e.fault, story(&e)));
+                }
             }
         }
     }
     Ok(())
 }
 
+/// How often a store is asked whether it refuses to create what exists: a request that fails and is sent again looks like
+/// one that created, because what is there then are its own bytes.
+const PROBES: usize = 5;
+
+/// Whether a store refuses to create an object that exists and holds these very bytes.
+pub(super) async fn refuses(replica: &Replica, name: &ObjectName, stored: &Bytes) -> Result<bool, StoreError> {
+    for _ in 0..PROBES {
+        match replica.store.put(name, stored.clone()).await {
+            Ok(()) => {}
+            Err(e) if e.kind == StoreErrorKind::AlreadyExists => return Ok(true),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
+}
+
 /// Whether each store refuses to create what exists. The descriptor's own bytes are sent: a store that ignores the
 /// condition overwrites them with themselves.
-async fn probe(set: &ReplicaSet, logs: &[Option<Log>], stored: &Bytes, faults: &mut BTreeMap<usize, (Fault, String)>) {
+async fn probe(env: &Env, set: &ReplicaSet, logs: &[Option<Log>], stored: &Bytes, faults: &mut BTreeMap<usize, (Fault, String)>) {
     let name = layout::descriptor();
     let usable = |r: &&Replica| logs[r.index].is_some() && !faults.contains_key(&r.index);
     let replicas: Vec<_> = set.replicas.iter().filter(usable).collect();
-    let answers = join_all(replicas.iter().map(|r| r.store.put(&name, stored.clone()))).await;
+    let patience = set.settings.stall;
+    let answers = join_all(replicas.iter().map(|r| while_it_answers(env, r, patience, "opening", refuses(r, &name, stored)))).await;
     for (replica, answer) in replicas.into_iter().zip(answers) {
-        match answer {
-            Err(e) if e.kind == StoreErrorKind::AlreadyExists => {}
-            Ok(()) => {
+        match answer.and_then(|refused| refused) {
+            Ok(true) => {}
+            Ok(false) => {
                 let why = format!(
                     "store {}: created {name} although it exists: the store ignores create-if-absent and cannot be shared safely",
                     replica.name

@@ -1,6 +1,7 @@
 //! Reading chunks, frames and catalogs: every byte verified, every replica tried before anything counts as lost.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
@@ -90,11 +91,31 @@ impl Repository {
                 }
             }
         }
-        let mut reads = stream::iter(segments).map(|(hash, mask)| async move { (mask, self.read_segment(&hash, mask).await) }).buffered(SEGMENTS_AT_ONCE);
-        while let Some((mask, segment)) = reads.next().await {
-            // A segment that cannot be had leaves its chunks unknown: a backup sends them again, a restore says what it lacks.
-            if let Some(segment) = segment {
-                self.index.write().expect("no panic while the index is locked").insert(&segment, mask)?;
+        let mut reads = stream::iter(segments).map(|(hash, mask)| async move { (mask, self.segment(&hash, mask).await) }).buffered(SEGMENTS_AT_ONCE);
+        let mut unproven: Vec<(usize, Vec<Hash>)> = Vec::new();
+        while let Some((mask, (segment, met))) = reads.next().await {
+            if let Some(segment) = &segment {
+                self.index.write().expect("no panic while the index is locked").insert(segment, mask)?;
+            }
+            for (replica, fault) in met {
+                // A segment that cannot be had leaves its chunks unknown: a backup sends them again, a restore says what it lacks.
+                // Where only other replicas have it, this one alone could not restore: its packs are not relied on there.
+                let packs: Vec<Hash> = segment.iter().flat_map(|s| &s.packs).filter_map(|p| p.name().ok()).collect();
+                if segment.is_none() || fault.is_damage() {
+                    self.gaps.store(true, Ordering::Relaxed);
+                }
+                if fault.is_damage() && !packs.is_empty() {
+                    packs.iter().for_each(|p| self.meet(Met { replica, pack: Some(*p), what: fault.to_string() }));
+                    unproven.push((replica, packs));
+                } else {
+                    self.meet(Met { replica, pack: None, what: fault.to_string() });
+                }
+            }
+        }
+        {
+            let mut chunks = self.index.write().expect("no panic while the index is locked");
+            for (replica, packs) in unproven {
+                packs.iter().for_each(|pack| chunks.distrust(replica, pack, true));
             }
         }
         for index in self.readable().indices() {
@@ -118,19 +139,22 @@ impl Repository {
         }
     }
 
-    async fn read_segment(&self, hash: &Hash, mask: Mask) -> Option<Segment> {
+    /// Whether some log relies on a segment that is damaged there, or could be read nowhere: what its snapshots need is
+    /// then not all known to be covered.
+    pub fn index_has_gaps(&self) -> bool {
+        self.gaps.load(Ordering::Relaxed)
+    }
+
+    /// An index segment from the first replica of `mask` that has it whole, and what was met at those before it.
+    pub async fn segment(&self, hash: &Hash, mask: Mask) -> (Option<Segment>, crate::replica::read::Met) {
         let name = layout::hashed(Class::Segment, hash);
-        let (segment, met) = read_any(&self.set, mask, &name, None, async |bytes: Bytes| {
+        read_any(&self.set, mask, &name, None, async |bytes: Bytes| {
             if object_hash(&bytes) != *hash {
                 return Err("its bytes do not match its name".to_owned());
             }
             Segment::decode(&bytes, &self.keyring.keys.index, &self.keyring.repository_id).map_err(|e| super::log::chain(&e))
         })
-        .await;
-        for (replica, fault) in met {
-            self.meet(Met { replica, pack: None, what: fault.to_string() });
-        }
-        segment
+        .await
     }
 
     /// The plaintext of a frame, with the wanted chunks in it verified. Tries every replica that has the pack, those that

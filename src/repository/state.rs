@@ -77,9 +77,9 @@ impl State {
         self.condemned.get(&class).is_some_and(|set| set.contains(name))
     }
 
-    /// Takes in the record of the next slot. Lists that it names must be loaded by the caller and given to [`State::condemn`].
-    /// Returns them.
-    pub fn apply(&mut self, slot: u64, stored_hash: Hash, replica_id: Hash, body: &Body) -> Vec<(ObjectClass, Hash)> {
+    /// Takes in the record of the next slot. The names in the lists of a condemn record are given to [`State::condemn`] by
+    /// the caller, who has read them before.
+    pub fn apply(&mut self, slot: u64, stored_hash: Hash, replica_id: Hash, body: &Body) {
         self.slot = slot;
         self.hash = stored_hash;
         self.replica_id = Some(replica_id);
@@ -90,7 +90,6 @@ impl State {
                 *known = seen;
             }
         }
-        let mut lists = Vec::new();
         match &body.action {
             None => {}
             Some(Action::Genesis(genesis)) => {
@@ -115,8 +114,7 @@ impl State {
                 for object in &condemn.objects {
                     self.condemn(object.class(), [hash(&object.hash)]);
                 }
-                lists.extend(condemn.lists.iter().map(|l| (l.class(), hash(&l.list))));
-                self.named_lists.extend(lists.iter().copied());
+                self.named_lists.extend(condemn.lists.iter().map(|l| (l.class(), hash(&l.list))));
             }
             Some(Action::Distrust(distrust)) => {
                 self.distrusted.extend(distrust.add.iter().map(hash));
@@ -150,7 +148,6 @@ impl State {
                 }
             }
         }
-        lists
     }
 
     fn forget(&mut self, ids: impl Iterator<Item = Hash>) {

@@ -17,7 +17,7 @@ use crate::store::{ObjectInfo, Store};
 
 /// The slowest connection worth having, in bytes per second: what is moved gets its time at this rate on top of
 /// the attempt's timeout, so that a large object on a thin line is not cut off for ever.
-const SLOWEST: u64 = 128 << 10;
+pub const SLOWEST: u64 = 128 << 10;
 
 /// The longest wait that a store may ask for and get.
 const ASKED_MAX: Duration = Duration::from_secs(300);

@@ -10,6 +10,7 @@ mod format_props;
 mod format_samples;
 mod fuzz_parsers;
 mod processes;
+mod replica_faults;
 mod restore_target;
 mod seal_props;
 mod source_tree;

@@ -7,6 +7,7 @@ pub mod faulty_store;
 pub mod recording_store;
 pub mod rig;
 pub mod source_tree;
+pub mod stage;
 
 /// An object name from a text that is known to be one.
 pub fn name(text: &str) -> ObjectName {
