@@ -246,7 +246,6 @@ mod tests {
 
     use crate::config::Environment;
     use crate::config::secret::{Named, PASSWORD_MAX, SecretSource, create_secret_file};
-    use crate::format::key_slot::KeyFile;
     use crate::repository::keyring::Unlock;
 
     fn passphrase(source: &SecretSource) -> Result<Vec<u8>, String> {

@@ -164,7 +164,7 @@ impl Log {
                 return Ok(());
             }
         };
-        if body.prev[..] != self.state.hash[..] && !(slot == 1) {
+        if body.prev[..] != self.state.hash[..] && slot != 1 {
             return Err(RepositoryError::new(
                 Fault::Rollback,
                 format!("store {}: {name} does not follow the slot before it: the log was forked", self.replica.name),

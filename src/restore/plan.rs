@@ -142,6 +142,7 @@ mod tests {
     }
 
     /// Per read: its pack, and per frame its offset and the file offsets it serves.
+    #[allow(clippy::type_complexity)]
     fn shape(plan: &Plan) -> Vec<(u32, Vec<(u32, Vec<u64>)>)> {
         let frame = |f: &super::FrameRead| (f.place.frame_offset, f.writes.iter().map(|w| w.offset).collect());
         plan.reads.iter().map(|r| (r.frames[0].place.pack, r.frames.iter().map(frame).collect())).collect()

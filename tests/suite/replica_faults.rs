@@ -751,7 +751,8 @@ async fn the_preferred_replica_is_read_first() {
     let report = stage.backup(stage.members(), source.path()).await.expect("all is well");
     for prefer in 0..3 {
         let members: Vec<Member> = stage.members();
-        let meters: Vec<_> = members.iter().map(|m| m.store.as_ref().map(|s| s.meter.clone()).ok().expect("open")).collect();
+        let meters: Vec<_> =
+            members.iter().map(|m| m.store.as_ref().map(|s| s.meter.clone()).unwrap_or_else(|e| panic!("{e}"))).collect();
         let set = ReplicaSettings { prefer: vec![stage.names[prefer].into()], ..ReplicaSettings::default() };
         let repository = stage.open_at(members, set).await.expect("all answer");
         contents(&repository, id(&report)).await.expect("all is well");
