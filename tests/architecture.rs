@@ -9,7 +9,7 @@ const EDGES: [(&str, &[&str]); 16] = [
     ("main", &["cli", "config"]),
     ("lib", &[]),
     ("cli", &["config", "backup", "restore", "verify", "repository", "replica", "format", "chunk", "seal", "store"]),
-    ("config", &["backup", "restore", "verify", "repository", "replica", "seal", "store"]),
+    ("config", &["backup", "restore", "verify", "repository", "replica", "format", "seal", "store"]),
     ("backup", &["repository", "replica", "format", "chunk", "seal", "source", "store"]),
     // A target is compared with the same eyes that read the source.
     ("restore", &["repository", "replica", "format", "chunk", "seal", "source", "store"]),

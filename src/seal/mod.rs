@@ -125,8 +125,8 @@ impl FrameSealer {
     /// `plain_id` is the keyed id of the whole of `plain`, `entropy` fresh for each call. [`SealError::Length`] above
     /// [`FRAME_PLAIN_MAX`], [`SealError::Encoder`] when compression cannot be trusted, [`SealError::Generation`].
     pub fn seal(&self, kind: Kind, plain: &[u8], plain_id: &[u8; 32], entropy: [u8; 32]) -> Result<SealedFrame, SealError> {
-        let mut zstd = compress::zstd_encoder(self.level);
-        self.seal_with((self.level > 0).then_some(&mut zstd as &mut Encoder<'_>), kind, plain, plain_id, entropy)
+        let mut encoder = compress::zstd_encoder(self.level);
+        self.seal_with((self.level > 0).then_some(&mut encoder as &mut Encoder<'_>), kind, plain, plain_id, entropy)
     }
 
     /// Like [`FrameSealer::seal`], with an encoder of the caller's (none stores): the proof must hold against any.

@@ -11,6 +11,7 @@ mod format_props;
 mod format_samples;
 mod fuzz_parsers;
 mod processes;
+mod real_trees;
 mod replica_faults;
 mod restore_target;
 mod seal_props;
