@@ -96,6 +96,8 @@ fn an_awkward_tree_comes_back_from_each_replica() {
     std::fs::create_dir(&source).expect("a folder");
     // rsync itself stops at PATH_MAX: depth beyond it has tests of its own.
     let skipped = awkward(&source, 40);
+    // rsync would read every zero of a tebibyte; that file's way back has a test without it.
+    std::fs::remove_file(source.join("hole-only")).expect("removed");
     eprintln!("not on this file system: {:?}", skipped);
     round_trip(home.path(), std::slice::from_ref(&source));
 }
