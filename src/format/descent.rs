@@ -38,7 +38,16 @@ impl Descent {
     /// itself over and over must not keep its reader forever.
     pub fn new(kind: TreeKind, root: Child, nodes_max: u64) -> Result<Descent, FormatError> {
         root.verify(WHAT, kind)?;
-        Ok(Descent { kind, root: Some(root), path: Vec::new(), from: Bytes::new(), last_key: None, nodes_max, nodes_read: 0, ended: false })
+        Ok(Descent {
+            kind,
+            root: Some(root),
+            path: Vec::new(),
+            from: Bytes::new(),
+            last_key: None,
+            nodes_max,
+            nodes_read: 0,
+            ended: false,
+        })
     }
 
     /// What comes next.

@@ -100,8 +100,8 @@ impl Log {
         let name = layout::checkpoint(epoch, slot);
         let stored = self.replica.store.get(&name, None).await.map_err(|e| e.to_string())?;
         let keyring = &self.keyring;
-        let checkpoint = Checkpoint::decode(&stored, &keyring.keys.log, &keyring.repository_id, epoch, slot)
-            .map_err(|e| e.to_string())?;
+        let checkpoint =
+            Checkpoint::decode(&stored, &keyring.keys.log, &keyring.repository_id, epoch, slot).map_err(|e| e.to_string())?;
         let (mut state, mut runs) = (State { epoch, slot, ..State::default() }, Runs::default());
         state.hash = array(&checkpoint.slot_hash);
         state.replica_id = Some(array(&checkpoint.replica_id));

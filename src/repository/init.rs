@@ -109,8 +109,7 @@ pub async fn init(
         }
     };
     let mut mask = Mask(found.iter().fold(0, |m, (i, _, _)| m | 1 << i));
-    let keyring =
-        unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, keyring::LEVEL).await?;
+    let keyring = unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, keyring::LEVEL).await?;
     let keyring = std::sync::Arc::new(keyring);
     let mut replicas = Vec::new();
     for replica in &set.replicas {
@@ -216,7 +215,8 @@ async fn complete(
                 if object_hash(&bytes) == hash { Ok(bytes) } else { Err("its bytes do not match its name".into()) }
             })
             .await;
-            let bytes = bytes.ok_or_else(|| RepositoryError::new(Fault::Integrity, format!("{name} cannot be had from any store")))?;
+            let bytes =
+                bytes.ok_or_else(|| RepositoryError::new(Fault::Integrity, format!("{name} cannot be had from any store")))?;
             put_proven(replica, &name, &bytes).await?;
         }
     }

@@ -91,7 +91,9 @@ impl Repository {
                 }
             }
         }
-        let mut reads = stream::iter(segments).map(|(hash, mask)| async move { (mask, self.segment(&hash, mask).await) }).buffered(SEGMENTS_AT_ONCE);
+        let mut reads = stream::iter(segments)
+            .map(|(hash, mask)| async move { (mask, self.segment(&hash, mask).await) })
+            .buffered(SEGMENTS_AT_ONCE);
         let mut unproven: Vec<(usize, Vec<Hash>)> = Vec::new();
         while let Some((mask, (segment, met))) = reads.next().await {
             if let Some(segment) = &segment {
@@ -152,7 +154,8 @@ impl Repository {
             if object_hash(&bytes) != *hash {
                 return Err("its bytes do not match its name".to_owned());
             }
-            Segment::decode(&bytes, &self.keyring.keys.index, &self.keyring.repository_id).map_err(|e| super::log::chain(&e))
+            Segment::decode(&bytes, &self.keyring.keys.index, &self.keyring.repository_id)
+                .map_err(|e| crate::repository::log::chain(&e))
         })
         .await
     }
@@ -286,7 +289,7 @@ fn damaged_tree(e: &FormatError) -> RepositoryError {
         FormatError::Unsupported { .. } => Fault::Unsupported,
         _ => Fault::Integrity,
     };
-    RepositoryError::new(fault, super::log::chain(e))
+    RepositoryError::new(fault, crate::repository::log::chain(e))
 }
 
 /// A place in a tree, moving from left to right, that reads what it needs.

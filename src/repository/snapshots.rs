@@ -89,7 +89,7 @@ impl Repository {
                     return Err("its bytes do not match its name".to_owned());
                 }
                 let snapshot = Snapshot::decode(&bytes, &self.keyring.keys.log, &self.keyring.repository_id)
-                    .map_err(|e| super::log::chain(&e))?;
+                    .map_err(|e| crate::repository::log::chain(&e))?;
                 if snapshot.id[..] == id[..] { Ok(snapshot) } else { Err("it is of another snapshot".to_owned()) }
             })
             .await;

@@ -152,7 +152,8 @@ impl<'r> Work<'r> {
                 }
             }
         }
-        let mut found = stream::iter(batches).map(|batch| self.same_batch(batch)).buffer_unordered(self.repository.env.threads() + 1);
+        let mut found =
+            stream::iter(batches).map(|batch| self.same_batch(batch)).buffer_unordered(self.repository.env.threads() + 1);
         while let Some(batch) = found.next().await {
             batch.into_iter().for_each(|at| same[at] = true);
         }
@@ -186,7 +187,8 @@ impl<'r> Work<'r> {
             })
             .await;
         let id_key = self.repository.keyring.id_key.clone();
-        let hashed = move || read.into_iter().filter(|(_, id, there)| id_key.id(there) == *id).map(|(at, ..)| at).collect::<Vec<_>>();
+        let hashed =
+            move || read.into_iter().filter(|(_, id, there)| id_key.id(there) == *id).map(|(at, ..)| at).collect::<Vec<_>>();
         same.extend(env.cpu(hashed).await);
         drop(admitted);
         same
@@ -220,7 +222,7 @@ impl<'r> Work<'r> {
         let mut had: BTreeMap<ChunkId, Option<Bytes>> = BTreeMap::new();
         for write in frame.writes {
             if let std::collections::btree_map::Entry::Vacant(empty) = had.entry(write.id) {
-                empty.insert(self.from_other(&write, frame.place.frame).await);
+                empty.insert(self.chunk_elsewhere(&write, frame.place.frame).await);
             }
             let item = &items[write.file as usize];
             match had.get(&write.id).and_then(Clone::clone) {
@@ -233,7 +235,7 @@ impl<'r> Work<'r> {
         }
     }
 
-    async fn from_other(&self, write: &Write, not: u32) -> Option<Bytes> {
+    async fn chunk_elsewhere(&self, write: &Write, not: u32) -> Option<Bytes> {
         let places = self.repository.places(&[write.id]).await.ok()?.pop()?;
         for place in places.into_iter().filter(|p| p.frame != not && p.length == write.length) {
             let wanted = [Wanted { id: write.id, offset: place.offset, length: place.length }];

@@ -114,7 +114,6 @@ pub enum RestoreError {
     Interrupted,
 }
 
-
 /// Bytes in flight unless set.
 const MEMORY: u64 = 128 << 20;
 /// Most files that one window opens; two windows can be open at once.

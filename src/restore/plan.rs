@@ -142,6 +142,7 @@ mod tests {
     }
 
     /// Per read: its pack, and per frame its offset and the file offsets it serves.
+    #[allow(clippy::type_complexity)]
     fn shape(plan: &Plan) -> Vec<(u32, Vec<(u32, Vec<u64>)>)> {
         let frame = |f: &super::FrameRead| (f.place.frame_offset, f.writes.iter().map(|w| w.offset).collect());
         plan.reads.iter().map(|r| (r.frames[0].place.pack, r.frames.iter().map(frame).collect())).collect()
@@ -157,11 +158,7 @@ mod tests {
             need(4, 1, 0, &[place(3, 5, 0, 500)]),
             need(1, 1, 10, &[place(7, 1, 500, 500)]),
         ]);
-        let expected = vec![
-            (3, vec![(0, vec![0])]),
-            (7, vec![(0, vec![10]), (500, vec![0, 10])]),
-            (7, vec![(far, vec![20])]),
-        ];
+        let expected = vec![(3, vec![(0, vec![0])]), (7, vec![(0, vec![10]), (500, vec![0, 10])]), (7, vec![(far, vec![20])])];
         assert_eq!(shape(&planned), expected);
         assert_eq!(planned.reads[1].memory(), 1000 + 2000);
     }
@@ -169,7 +166,8 @@ mod tests {
     #[test]
     fn long_runs_are_cut() {
         let mib = 1 << 20;
-        let planned = plan((0..20).map(|i| need(i, 0, u64::from(i), &[place(0, u32::from(i), u32::from(i) * mib, mib)])).collect());
+        let planned =
+            plan((0..20).map(|i| need(i, 0, u64::from(i), &[place(0, u32::from(i), u32::from(i) * mib, mib)])).collect());
         let lengths: Vec<usize> = planned.reads.iter().map(|r| r.frames.len()).collect();
         assert_eq!(lengths, [8, 8, 4]);
         assert!(planned.reads.iter().all(|r| r.memory() <= super::READ_MAX + super::PLAIN_MAX));
@@ -177,10 +175,8 @@ mod tests {
 
     #[test]
     fn a_frame_that_is_read_anyway_serves() {
-        let planned = plan(vec![
-            need(1, 0, 0, &[place(1, 1, 0, 100), place(2, 2, 0, 100)]),
-            need(2, 0, 10, &[place(2, 2, 0, 100)]),
-        ]);
+        let planned =
+            plan(vec![need(1, 0, 0, &[place(1, 1, 0, 100), place(2, 2, 0, 100)]), need(2, 0, 10, &[place(2, 2, 0, 100)])]);
         assert_eq!(shape(&planned), vec![(2, vec![(0, vec![0, 10])])]);
     }
 

@@ -172,7 +172,10 @@ mod tests {
     fn placed(roots: &[&str], path: Option<&str>) -> Vec<(String, String, String)> {
         let text = |key: Vec<u8>| String::from_utf8(key).expect("text").replace('\0', "/");
         let parts = parts(&snapshot(roots), path.map(str::as_bytes)).expect("something is there");
-        parts.iter().map(|p| (text(p.from.clone()), text(p.target_of(&p.from, true)), text(p.target_of(&p.from, false)))).collect()
+        parts
+            .iter()
+            .map(|p| (text(p.from.clone()), text(p.target_of(&p.from, true)), text(p.target_of(&p.from, false))))
+            .collect()
     }
 
     #[test]
@@ -190,7 +193,8 @@ mod tests {
 
     #[test]
     fn paths_of_items() {
-        let part = |roots: &[&str], path: Option<&str>| parts(&snapshot(roots), path.map(str::as_bytes)).expect("there")[0].clone();
+        let part =
+            |roots: &[&str], path: Option<&str>| parts(&snapshot(roots), path.map(str::as_bytes)).expect("there")[0].clone();
         assert_eq!(part(&["/a/b"], None).path_of(b"c\0d"), b"/a/b/c/d");
         assert_eq!(part(&["/"], None).path_of(b"c"), b"/c");
         assert_eq!(part(&["/a"], Some("/a/b")).path_of(b"b\0c"), b"/a/b/c");

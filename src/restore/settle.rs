@@ -177,7 +177,9 @@ fn set(placer: &Placer, (on, attributes, problems): (On, Vec<Attribute>, Vec<Str
     if let On::Directory(_) = on {
         placer.tally.progress.items.add(1);
         if entry.problem() == Problem::Unreadable {
-            placer.tally.warned(path, "its contents could not be read when it was backed up: they are not in the snapshot".into());
+            placer
+                .tally
+                .warned(path, "its contents could not be read when it was backed up: they are not in the snapshot".into());
         }
     }
     match target.metadata(key, entry, &attributes) {

@@ -125,7 +125,14 @@ impl Window {
 
 impl<'r> Walk<'r> {
     /// Before the first item. A window has at most `steps_max` steps, which is how many files it can open.
-    pub fn new(repository: &'r Repository, choice: &'r Choice, tally: Arc<Tally>, stop: &Stop, steps_max: usize, parts: Vec<Part>) -> Walk<'r> {
+    pub fn new(
+        repository: &'r Repository,
+        choice: &'r Choice,
+        tally: Arc<Tally>,
+        stop: &Stop,
+        steps_max: usize,
+        parts: Vec<Part>,
+    ) -> Walk<'r> {
         Walk { repository, choice, tally, stop: stop.clone(), steps_max, parts: parts.into(), within: None }
     }
 

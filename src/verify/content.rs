@@ -40,8 +40,7 @@ pub struct Read {
 /// Draws the packs to read: `percent` of those the log relies on, at least one, and all that are distrusted.
 pub fn draw(what: &Examination<'_>, percent: f64) -> BTreeSet<Hash> {
     let chunks = what.index.read().expect("no panic while the index is locked");
-    let mut packs: Vec<Hash> =
-        chunks.packs().iter().filter(|p| p.published.has(what.replica.index)).map(|p| p.hash).collect();
+    let mut packs: Vec<Hash> = chunks.packs().iter().filter(|p| p.published.has(what.replica.index)).map(|p| p.hash).collect();
     drop(chunks);
     let wanted = (packs.len() as f64 * percent / 100.0).ceil().max(1.0) as usize;
     if wanted < packs.len() {
@@ -120,7 +119,6 @@ pub async fn verify_segments(what: &Examination<'_>, wanted: BTreeSet<Hash>) -> 
     }
     Ok(reading.read)
 }
-
 
 async fn read_segment(what: &Examination<'_>, hash: &Hash) -> Result<Result<Segment, String>, Halt> {
     let name = layout::hashed(Class::Segment, hash);

@@ -17,9 +17,12 @@ const NOTES_MAX: usize = 100;
 #[derive(Default)]
 pub struct Findings(Mutex<Inner>);
 
+/// What is wrong, and what it affects: recorded path and snapshot.
+type Told = (String, Vec<(String, String)>);
+
 #[derive(Default)]
 struct Inner {
-    told: BTreeMap<(usize, String), (String, Vec<(String, String)>)>,
+    told: BTreeMap<(usize, String), Told>,
     /// Objects beyond those, by replica and hash of their name, so that each counts once.
     beyond: BTreeSet<(usize, u64)>,
     notes: BTreeMap<usize, Vec<String>>,
@@ -62,14 +65,7 @@ impl Findings {
 
     /// A snapshot's file needs what lies in a pack that is not to be relied on at a replica. `otherwise` names the object
     /// and tells the story of a pack that nothing was found wrong with this time.
-    pub fn needed(
-        &self,
-        replica: usize,
-        pack: &Hash,
-        path: &str,
-        snapshot: &str,
-        otherwise: impl FnOnce() -> (String, String),
-    ) {
+    pub fn needed(&self, replica: usize, pack: &Hash, path: &str, snapshot: &str, otherwise: impl FnOnce() -> (String, String)) {
         let mut inner = self.lock();
         let known = inner.bad.get(&replica).and_then(|bad| bad.get(pack)).cloned();
         let object = match known {

@@ -151,7 +151,12 @@ pub async fn run(
     let mut report = VerifyReport { replicas: examined.into_iter().map(|e| e.report).collect(), ..VerifyReport::default() };
     for (name, _, e) in set.closed.iter().filter(|(name, ..)| wanted(name)) {
         let (fault, why) = (RepositoryError::from_kind(e.kind), e.to_string());
-        report.replicas.push(ReplicaVerified { name: name.clone(), unreachable: Some(why), fault: Some(fault), ..ReplicaVerified::default() });
+        report.replicas.push(ReplicaVerified {
+            name: name.clone(),
+            unreachable: Some(why),
+            fault: Some(fault),
+            ..ReplicaVerified::default()
+        });
     }
     if let Err(why) = repository.save_heads()
         && let Some(first) = report.replicas.first_mut()

@@ -57,12 +57,7 @@ impl Place<'_> {
 
 impl<'r> Walk<'r> {
     /// Nothing seen yet. `index` already knows which packs are not to be relied on where.
-    pub fn new(
-        repository: &'r Repository,
-        index: Arc<RwLock<ChunkIndex>>,
-        findings: &'r Findings,
-        stop: &'r Stop,
-    ) -> Walk<'r> {
+    pub fn new(repository: &'r Repository, index: Arc<RwLock<ChunkIndex>>, findings: &'r Findings, stop: &'r Stop) -> Walk<'r> {
         Walk { repository, index, findings, stop, seen: IdMap::default() }
     }
 
@@ -83,14 +78,20 @@ impl<'r> Walk<'r> {
         let mut ahead: BTreeMap<ChunkId, Bytes> = BTreeMap::new();
         let mut descent = match Descent::new(kind, root.clone(), NODES_MAX) {
             Ok(descent) => descent,
-            Err(e) => return Ok(self.broken(place, key, chain(&e))),
+            Err(e) => {
+                self.broken(place, key, chain(&e));
+                return Ok(());
+            }
         };
         loop {
             if self.stop.requested() {
                 return Err(VerifyError::Interrupted);
             }
             match descent.step() {
-                Err(e) => return Ok(self.broken(place, key, chain(&e))),
+                Err(e) => {
+                    self.broken(place, key, chain(&e));
+                    return Ok(());
+                }
                 Ok(Step::End) => return Ok(()),
                 Ok(Step::Item(item)) if kind == TreeKind::Catalog => self.entry(&item.key, item.value, place).await?,
                 Ok(Step::Item(item)) => {
@@ -101,13 +102,17 @@ impl<'r> Walk<'r> {
                 Ok(Step::Want(child)) => {
                     let Some(id) = child.chunk_id() else { return Ok(()) };
                     self.cover(&[id], place, key);
-                    let read = if self.is_seen(&id, place.at) { None } else { self.node(&id, &descent, &mut ahead, place, key).await };
+                    let read =
+                        if self.is_seen(&id, place.at) { None } else { self.node(&id, &descent, &mut ahead, place, key).await };
                     let fed = match read {
                         Some(plain) => descent.feed(plain),
                         None => descent.skip_wanted(),
                     };
                     if let Err(e) = fed {
-                        return Ok(self.broken(place, key, chain(&e)));
+                        {
+                            self.broken(place, key, chain(&e));
+                            return Ok(());
+                        }
                     }
                 }
             }
@@ -157,10 +162,18 @@ impl<'r> Walk<'r> {
     async fn entry(&mut self, key: &[u8], value: Bytes, place: &Place<'_>) -> Result<(), VerifyError> {
         let entry: Entry = match entry::decode(value, key) {
             Ok(entry) => entry,
-            Err(e) => return Ok(self.broken(place, key, format!("an entry: {}", chain(&e)))),
+            Err(e) => {
+                self.broken(place, key, format!("an entry: {}", chain(&e)));
+                return Ok(());
+            }
         };
         let mut ids: Vec<ChunkId> = entry.xattrs.iter().filter_map(|x| x.chunk.as_ref()?.chunk_id()).collect();
-        let Some(content) = &entry.content else { return Ok(self.cover(&ids, place, key)) };
+        let Some(content) = &entry.content else {
+            {
+                self.cover(&ids, place, key);
+                return Ok(());
+            }
+        };
         ids.extend(content.pieces.iter().filter_map(Piece::chunk_id));
         self.cover(&ids, place, key);
         match &content.list {

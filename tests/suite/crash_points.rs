@@ -213,7 +213,8 @@ impl Scene<'_> {
             had.push((rig::names(store, "").await, rig::published(&before, i).await));
         }
         drop(before);
-        let (repository, report) = process(&env, &plain(stores), self.source, "next", false).await.map_err(|e| format!("next {e}"))?;
+        let (repository, report) =
+            process(&env, &plain(stores), self.source, "next", false).await.map_err(|e| format!("next {e}"))?;
         if rig::committed(&report.replicas).len() != stores.len() || report.partial || report.errors > 0 {
             return Err(format!("the next run: {report:?}"));
         }

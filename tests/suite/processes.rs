@@ -9,9 +9,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use holdfast::clock::Env;
+use holdfast::replica::Member;
 use holdfast::repository::open::OpenSettings;
 use holdfast::repository::{Access, Repository};
-use holdfast::replica::Member;
 use holdfast::store::directory::DirectoryStore;
 use holdfast::store::{StoreSettings, StoreUrl, open};
 use rustix::process::{Pid, Signal, kill_process};
@@ -84,7 +84,11 @@ impl Desk {
         let env = Env::real();
         let member = |name: &&str| {
             let url = StoreUrl::parse(&format!("file:stores/{name}"), &self.at("")).expect("a URL");
-            Member { name: (*name).to_owned(), url: url.to_string(), store: open(&env, name, &url, &StoreSettings::default(), false) }
+            Member {
+                name: (*name).to_owned(),
+                url: url.to_string(),
+                store: open(&env, name, &url, &StoreSettings::default(), false),
+            }
         };
         let members = names.iter().map(member).collect();
         Repository::open(&env, members, OpenSettings::default(), &rig::unlock(), Access::Read).await.expect("it opens")
@@ -304,7 +308,8 @@ async fn two_inits_at_once() {
             let trees = BTreeMap::from([("one", tree.clone()), ("two", tree)]);
             assert_eq!(desk.read_all(&trees).await, ["one", "two"]);
         } else {
-            let reports: Vec<Value> = outputs.iter().map(|out| serde_json::from_str(out.lines().next().expect("a line")).expect("JSON")).collect();
+            let reports: Vec<Value> =
+                outputs.iter().map(|out| serde_json::from_str(out.lines().next().expect("a line")).expect("JSON")).collect();
             assert!(reports.iter().all(|r| r["id"] == after["id"]), "{reports:?} {after:?}");
             assert_eq!(reports.iter().filter(|r| r["created"] == true).count(), 1, "{reports:?}");
             desk.expect(0, &["backup", "--tag", "later", "source"]);

@@ -6,11 +6,11 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use bytes::Bytes;
-use holdfast::source::Source;
 use holdfast::format::entry::{Entry, EntryKind};
 use holdfast::restore::metadata::Applied;
 use holdfast::restore::target::{Outcome, Target, TargetError, TargetSettings};
 use holdfast::restore::writer::Existing;
+use holdfast::source::Source;
 use holdfast::source::attributes::{Attribute, read_xattrs};
 use holdfast::source::directory::{Found, Walk, WalkSettings, Walked};
 use holdfast::source::filter::Filter;

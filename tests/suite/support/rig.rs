@@ -214,7 +214,10 @@ async fn content(repository: &Repository, entry: &Entry) -> Result<Vec<u8>, Repo
 
 /// Reads every snapshot, and compares each with the tree of its tag: a complete one is equal, of a partial one every item
 /// is. Gives the tags of the complete ones with how many replicas hold each, oldest first.
-pub async fn read_all<T: Borrow<str> + Ord>(repository: &Repository, trees: &BTreeMap<T, Tree>) -> Result<Vec<(String, usize)>, String> {
+pub async fn read_all<T: Borrow<str> + Ord>(
+    repository: &Repository,
+    trees: &BTreeMap<T, Tree>,
+) -> Result<Vec<(String, usize)>, String> {
     let mut complete = Vec::new();
     for view in repository.snapshots().await.map_err(|e| e.to_string())? {
         let tag = view.snapshot.tags.first().cloned().unwrap_or_default();
