@@ -21,7 +21,7 @@ use crate::support::rig::{self, NAMES, Published, Tree};
 use crate::support::source_tree::noise;
 
 /// The key of the rig, as a file: it opens without a costly derivation.
-const KEY: &str = "0707070707070707070707070707070707070707070707070707070707070707\n";
+const KEY: &str = "holdfast-key-1 0707070707070707070707070707070707070707070707070707070707070707\n";
 
 /// A folder with three stores, a key file and a configuration that publishes and commits often.
 struct Desk(tempfile::TempDir);
