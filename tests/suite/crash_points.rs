@@ -15,6 +15,7 @@ use holdfast::clock::Env;
 use holdfast::progress::{Progress, Stop};
 use holdfast::repository::{Access, Repository};
 use holdfast::store::Store;
+use holdfast::store::directory::DirectoryStore;
 use holdfast::store::error::StoreErrorKind;
 use holdfast::store::memory::MemoryStore;
 use holdfast::store::meter::Operation;
@@ -101,7 +102,7 @@ async fn process(
     let work = async {
         if init {
             let made = rig::make(env, rig::members(stores.iter().cloned())).await.map_err(|e| format!("init: {e}"))?;
-            if made.replicas.len() + 1 < stores.len() {
+            if made.replicas.len() < (stores.len() - 1).max(1) {
                 return Err(format!("init: {:?}", made.failed));
             }
         }
@@ -126,6 +127,8 @@ struct Scene<'s> {
     trees: &'s BTreeMap<&'static str, Tree>,
     /// Whether the process begins with `init`.
     init: bool,
+    /// How many crashes left a partial snapshot: without any, little was shown.
+    resumed: AtomicU64,
 }
 
 impl Scene<'_> {
@@ -207,6 +210,9 @@ impl Scene<'_> {
                 return Err(format!("snapshot {tag:?} was there before, and now there are {complete:?}"));
             }
         }
+        if before.snapshots().await.map_err(|e| e.to_string())?.iter().any(|view| view.snapshot.partial) {
+            self.resumed.fetch_add(1, SeqCst);
+        }
         let mut had: Vec<(Vec<String>, Published)> = Vec::new();
         for (i, store) in stores.iter().enumerate() {
             had.push((rig::names(store, "").await, rig::published(&before, i).await));
@@ -227,7 +233,7 @@ impl Scene<'_> {
                 return Err(format!("{} alone has {complete:?}", store.label()));
             }
         }
-        Ok(())
+        rig::verify_all(&repository).await
     }
 
     /// Every operation, in every way. Gives how many that were.
@@ -238,7 +244,13 @@ impl Scene<'_> {
             while let Some(how) = ways.pop() {
                 let cut = Cut { at, how, only };
                 match self.one(cut).await {
-                    Ok(None) => return points,
+                    Ok(None) => {
+                        assert!(
+                            only.is_some() || self.resumed.load(SeqCst) * 4 > points,
+                            "of {points} few left a partial snapshot"
+                        );
+                        return points;
+                    }
                     // A read that was cut off has left nothing, however far it came.
                     Ok(Some(Operation::Put | Operation::Delete)) if how == How::Before => {
                         ways.extend([How::Applied, How::Torn]);
@@ -251,6 +263,43 @@ impl Scene<'_> {
         }
         points
     }
+}
+
+/// Torn puts at a real directory, where half a file is left: it is no object, and in nobody's way.
+#[tokio::test(start_paused = true)]
+async fn half_files_in_a_directory() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("one"), noise(1, 20_000)).expect("written");
+    let trees = trees(None, folder.path());
+    let mut points = 0;
+    for at in 0.. {
+        let root = tempfile::tempdir().expect("a folder");
+        let env = Env::inline(at, WALL.plus(HOUR));
+        let store = Arc::new(DirectoryStore::open(&env, "here", root.path().to_path_buf(), false).expect("it opens"));
+        let witness = Witness::default();
+        let plan = witness.plan(Cut { at, how: How::Torn, only: None });
+        let faulty = FaultyStore::new(&env, store.clone(), plan).torn_into(root.path().to_path_buf());
+        let outcome = process(&env, &[Arc::new(faulty)], folder.path(), "cut", true).await;
+        let operation = *witness.cut.lock().expect("no panic");
+        if operation.is_none() {
+            outcome.expect("nothing was in the way");
+            break;
+        }
+        if operation != Some(Operation::Put) {
+            continue;
+        }
+        points += 1;
+        let env = Env::inline(1_000_000 + at, WALL.plus(2 * HOUR));
+        let objects = rig::names(&*store, "").await;
+        assert!(objects.iter().all(|name| !name.contains("tmp") && !name.contains("torn")), "{objects:?}");
+        let (repository, _) =
+            process(&env, &[store.clone()], folder.path(), "next", true).await.unwrap_or_else(|e| panic!("{at}: {e}"));
+        let complete = rig::read_all(&repository, &trees).await.unwrap_or_else(|e| panic!("{at}: {e}"));
+        assert_eq!(complete.last(), Some(&("next".to_owned(), 1)), "{at}");
+        rig::verify_all(&repository).await.unwrap_or_else(|e| panic!("{at}: {e}"));
+    }
+    println!("half files: {points} crash points");
+    assert!(points > 10);
 }
 
 /// A repository with one snapshot, tagged `first`.
@@ -274,7 +323,7 @@ async fn the_first_process() {
     let folder = tempfile::tempdir().expect("a folder");
     plant(folder.path());
     let (start, trees) = (rig::stores(&Env::inline(0, WALL)), trees(None, folder.path()));
-    let scene = Scene { start: &start, source: folder.path(), trees: &trees, init: true };
+    let scene = Scene { start: &start, source: folder.path(), trees: &trees, init: true, resumed: AtomicU64::new(0) };
     println!("init and first backup: {} crash points", scene.every(None).await);
 }
 
@@ -286,7 +335,7 @@ async fn the_second_process() {
     let start = with_first(folder.path()).await;
     change(folder.path());
     let trees = trees(Some(&first), folder.path());
-    let scene = Scene { start: &start, source: folder.path(), trees: &trees, init: false };
+    let scene = Scene { start: &start, source: folder.path(), trees: &trees, init: false, resumed: AtomicU64::new(0) };
     println!("second backup: {} crash points", scene.every(None).await);
 }
 
@@ -295,7 +344,7 @@ async fn one_store_of_the_first_process() {
     let folder = tempfile::tempdir().expect("a folder");
     plant(folder.path());
     let (start, trees) = (rig::stores(&Env::inline(0, WALL)), trees(None, folder.path()));
-    let scene = Scene { start: &start, source: folder.path(), trees: &trees, init: true };
+    let scene = Scene { start: &start, source: folder.path(), trees: &trees, init: true, resumed: AtomicU64::new(0) };
     for only in 0..start.len() {
         println!("store {only} of init and first backup: {} points", scene.every(Some(only)).await);
     }
@@ -309,7 +358,7 @@ async fn one_store_of_the_second_process() {
     let start = with_first(folder.path()).await;
     change(folder.path());
     let trees = trees(Some(&first), folder.path());
-    let scene = Scene { start: &start, source: folder.path(), trees: &trees, init: false };
+    let scene = Scene { start: &start, source: folder.path(), trees: &trees, init: false, resumed: AtomicU64::new(0) };
     for only in 0..start.len() {
         println!("store {only} of second backup: {} points", scene.every(Some(only)).await);
     }

@@ -132,6 +132,23 @@ impl Desk {
         common.unwrap_or_default()
     }
 
+    /// Restores a snapshot from one store alone, and compares every item; with rsync, down to the last attribute.
+    fn restores(&self, snapshot: &str, store: &str, source: &Path, tree: &Tree) {
+        let target = tempfile::tempdir_in(self.0.path()).expect("a folder");
+        let below = target.path().join("restored");
+        let from = format!("{snapshot}:{}", source.display());
+        self.expect(0, &["restore", &from, "--from", store, "--target", below.to_str().expect("text")]);
+        assert_eq!(rig::tree_at(&below), *tree, "{snapshot} from {store}");
+        let slash = |path: &Path| format!("{}/", path.display());
+        let mut rsync = Command::new("rsync");
+        rsync.args(["-aHAXn", "--delete", "--checksum", "--itemize-changes"]);
+        if rig::tree_at(source) == *tree
+            && let Ok(output) = rsync.args([slash(source), slash(&below)]).output()
+        {
+            assert_eq!(told(0, &["rsync"], &output).0, "", "{snapshot} from {store}");
+        }
+    }
+
     /// Temporary files in the stores.
     fn temporary(&self) -> Vec<PathBuf> {
         let folders = NAMES.iter().map(|name| self.store(name).join("tmp"));
@@ -230,6 +247,11 @@ async fn killed_at_random() {
     for round in 0..rounds {
         assert!(complete.contains(&format!("next-{round}")), "{complete:?}");
     }
+    let newest = format!("next-{}", rounds - 1);
+    NAMES.iter().for_each(|name| desk.restores("latest", name, &source, &trees[&newest]));
+    let oldest = desk.open(&NAMES).await.snapshots().await.expect("listed").remove(0);
+    desk.restores(&hex::encode(oldest.id), NAMES[1], &source, &trees["start"]);
+    desk.expect(0, &["verify", "--read-data"]);
     println!("{cut} of {rounds} runs were killed under way; {} complete snapshots", complete.len());
     assert!(cut * 3 > rounds, "most runs were over before they were killed: {cut} of {rounds}");
 }
@@ -257,6 +279,12 @@ async fn many_at_once() {
         assert_eq!(snapshots.len() as u64, count, "{snapshots:?}");
         assert!(snapshots.iter().all(|(_, replicas, partial)| *replicas == 3 && !partial), "{snapshots:?}");
         assert_eq!(desk.read_all(&trees).await, trees.keys().cloned().collect::<Vec<_>>());
+        let repository = desk.open(&NAMES).await;
+        for (i, view) in repository.snapshots().await.expect("listed").iter().enumerate() {
+            let source = std::str::from_utf8(&view.snapshot.roots[0].path).expect("text").to_owned();
+            desk.restores(&hex::encode(view.id), NAMES[i % 3], Path::new(&source), &trees[&view.snapshot.tags[0]]);
+        }
+        desk.expect(0, &["verify", "--read-data"]);
     }
 }
 
@@ -329,6 +357,7 @@ async fn stopped_by_a_signal() {
         desk.expect(0, &["backup", "--tag", "next", "source"]);
         desk.nothing_twice(&before).await;
         assert_eq!(desk.read_all(&trees).await, ["next"]);
+        desk.restores("latest", NAMES[0], &source, &trees["next"]);
     }
 }
 

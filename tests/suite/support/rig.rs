@@ -20,6 +20,7 @@ use holdfast::format::pack::PackKind;
 use holdfast::format::snapshot::Snapshot;
 use holdfast::format::tree::TreeKind;
 use holdfast::format::{Hash, catalog};
+use holdfast::progress::{Progress, Stop};
 use holdfast::replica::Member;
 use holdfast::repository::error::RepositoryError;
 use holdfast::repository::init::{InitReport, InitSettings, init};
@@ -31,6 +32,7 @@ use holdfast::seal::key::Secret;
 use holdfast::store::memory::MemoryStore;
 use holdfast::store::meter::Meter;
 use holdfast::store::{OpenStore, Store};
+use holdfast::verify::{self, VerifySettings};
 use prost::Message;
 
 /// When the tests take place: after every file they make was touched, so that a parent is trusted.
@@ -236,6 +238,14 @@ pub async fn read_all<T: Borrow<str> + Ord>(
     }
     let met = repository.take_met();
     if met.is_empty() { Ok(complete) } else { Err(format!("{met:?}")) }
+}
+
+/// Has the repository verified, everything read. Writes to no log when all is well but the note that says so.
+pub async fn verify_all(repository: &Repository) -> Result<(), String> {
+    let settings = VerifySettings { read_data_percent: Some(100.0), memory: 32 << 20, ..VerifySettings::default() };
+    let report = verify::run(repository, &settings, &Progress::default(), &Stop::default()).await.map_err(|e| e.to_string())?;
+    let well = report.damage_count == 0 && report.replicas.iter().all(|r| r.unreachable.is_none() && r.distrusted == 0);
+    if well { Ok(()) } else { Err(format!("{report:?}")) }
 }
 
 /// What one log relies on.
