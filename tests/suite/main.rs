@@ -8,6 +8,7 @@ mod format_hostile;
 mod format_props;
 mod format_samples;
 mod fuzz_parsers;
+mod memory;
 mod restore_target;
 mod seal_props;
 mod source_tree;
