@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use crate::backup::BackupError;
 use crate::backup::known::Known;
 use crate::backup::pack::ToPack;
-use crate::backup::upload::Outbox;
+use crate::backup::upload::{Outbox, patiently};
 use crate::format::snapshot::Snapshot;
 use crate::format::{Hash, object_hash};
 use crate::replica::Mask;
@@ -76,10 +76,13 @@ impl Committing<'_> {
         let (segments, stored) = (&segments, &stored);
         let results = join_all(jobs.iter().map(|(i, reliance)| async move {
             let object = object_hash(stored);
-            put_proven(&repository.set.replicas[*i], &layout::hashed(Class::Snapshot, &object), stored)
-                .await
-                .map_err(|e| WriteFault::Repository(e.into()))?;
-            repository.commit(*i, id, object, snapshot.partial, replaces, segments, reliance).await
+            let work = async {
+                put_proven(&repository.set.replicas[*i], &layout::hashed(Class::Snapshot, &object), stored)
+                    .await
+                    .map_err(|e| WriteFault::Repository(e.into()))?;
+                repository.commit(*i, id, object, snapshot.partial, replaces, segments, reliance).await
+            };
+            patiently(repository, self.fanout, *i, "committing in its log", work).await
         }))
         .await;
         let mut done = Mask::default();

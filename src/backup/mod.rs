@@ -15,8 +15,10 @@ pub mod catalog;
 pub mod commit;
 pub mod entry;
 pub mod known;
+pub mod large;
 pub mod pack;
 pub mod parents;
+pub mod participants;
 pub mod pass;
 pub mod read;
 pub mod seal;
@@ -251,6 +253,7 @@ pub async fn run_sources(
                 continue;
             }
             report.notes = notes;
+            report.notes.extend(repository.save_heads().err());
             return Err(below_quorum(passed.committed, report));
         }
         notes.extend(repository.record_distrust().await);
@@ -290,7 +293,11 @@ fn verify_settings(settings: &BackupSettings, sources: usize) -> Result<(), Back
     // Two packs of each kind may be filling, and one block must still fit beside them.
     let least = 2 * (u64::from(settings.data_pack) + u64::from(settings.meta_pack)) + (8 << 20);
     if settings.memory < least {
-        return wrong(format!("memory of {} MiB is too little for these pack sizes: set at least {} MiB", settings.memory >> 20, least.div_ceil(1 << 20)));
+        return wrong(format!(
+            "memory of {} MiB is too little for these pack sizes: set at least {} MiB",
+            settings.memory >> 20,
+            least.div_ceil(1 << 20)
+        ));
     }
     Ok(())
 }

@@ -14,11 +14,12 @@ use crate::backup::commit::{Committing, field};
 use crate::backup::entry::Compare;
 use crate::backup::known::Known;
 use crate::backup::parents::{self, Parents};
+use crate::backup::participants::{participants, replica_reports};
 use crate::backup::read::Reading;
 use crate::backup::seal::{Added, Sealing};
 use crate::backup::upload::Outbox;
 use crate::backup::walk::{self, Comparing};
-use crate::backup::{BackupError, BackupReport, BackupSettings, Given, ReplicaReport, pack, upload};
+use crate::backup::{BackupError, BackupReport, BackupSettings, Given, pack, upload};
 use crate::chunk::split::Splitter;
 use crate::format::Hash;
 use crate::format::snapshot::{Root, Snapshot};
@@ -51,37 +52,17 @@ pub struct Passed {
 }
 
 pub(super) fn told(e: &dyn std::error::Error) -> String {
-    match e.source() {
-        Some(cause) => format!("{e}: {cause}"),
-        None => e.to_string(),
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
     }
-}
-
-/// The replicas that take part, and notes about those that do not.
-async fn participants(repository: &Repository) -> Result<Mask, RepositoryError> {
-    let index = repository.index().await?;
-    let writable = repository.writable();
-    let mut lacking = [0_u64; crate::replica::REPLICAS_MAX];
-    {
-        let chunks = index.read().expect("no panic while the index is locked");
-        for pack in chunks.packs() {
-            for i in writable.without(pack.published).indices() {
-                lacking[i] += pack.size;
-            }
-        }
-    }
-    for i in writable.indices() {
-        let limit = repository.set.settings.behind_limit;
-        if lacking[i] > limit {
-            let name = &repository.set.replicas[i].name;
-            let why = format!("store {name}: lacks {} MiB that other replicas hold, more than a backup brings up to date", lacking[i] >> 20);
-            repository.set_fault(i, Fault::Failed, why);
-        }
-    }
-    Ok(repository.writable())
+    text
 }
 
 /// Walks, reads, seals, uploads and commits, once.
+#[allow(clippy::too_many_arguments)]
 pub async fn one_pass(
     repository: &Repository,
     settings: &BackupSettings,
@@ -97,20 +78,25 @@ pub async fn one_pass(
     let taking_part = participants(repository).await?;
     let quorum = repository.set.write_quorum();
     if taking_part.count() < quorum && !settings.dry_run {
-        let report = BackupReport { replicas: replica_reports(repository, None, None, Mask::default()), quorum, ..BackupReport::default() };
+        let report = BackupReport {
+            replicas: replica_reports(repository, None, None, Mask::default()),
+            quorum,
+            ..BackupReport::default()
+        };
         return Ok(Passed { report, committed: Mask::default(), lost: Vec::new() });
     }
     let recorded = recorded(settings, sources);
-    let views = repository.snapshots().await?;
     let paths: Vec<Vec<u8>> = recorded.iter().map(|r| r.path.clone()).collect();
-    let chosen = parents::choose(&views, &settings.host, &paths, repository.readable());
+    let chosen = parents::choose(repository, &settings.host, &paths).await;
     let mut distrusted: Vec<BTreeSet<Hash>> = Vec::new();
-    let mut look_up = again;
+    // Coverage is not inherited from a parent while part of the index cannot be read.
+    repository.index().await?;
+    let mut look_up = again || repository.index_has_gaps();
     for i in 0..repository.set.replicas.len() {
         let log = repository.log(i).await;
         let set = log.as_ref().map(|l| l.state.distrusted.clone()).unwrap_or_default();
         if taking_part.has(i) {
-            let live = |v: &&&SnapshotView| log.as_ref().is_some_and(|l| l.state.snapshots.contains_key(&v.id));
+            let live = |v: &&SnapshotView| log.as_ref().is_some_and(|l| l.state.snapshots.contains_key(&v.id));
             look_up |= !set.is_empty() || chosen.iter().filter(live).count() < chosen.len();
         }
         distrusted.push(set);
@@ -178,7 +164,11 @@ pub async fn one_pass(
     let targets = (settings.data_pack, settings.meta_pack);
     let joined = futures::future::try_join3(
         async { work.await.map_err(Some) },
-        async { pack::run(env, &repository.keyring, &fanout, targets, &sealing.known, frames_out, packed_in).await.map_err(|e| Some(e.into())) },
+        async {
+            pack::run(env, &repository.keyring, &fanout, targets, &sealing.known, frames_out, packed_in)
+                .await
+                .map_err(|e| Some(e.into()))
+        },
         async { upload::run(repository, &fanout, &outbox, every, packed_out).await.map_err(|e| Some(e.into())) },
     )
     .await;
@@ -234,7 +224,7 @@ struct Pass<'p, 'r> {
     reading: &'p Arc<Reading>,
     committing: &'p Committing<'r>,
     comparing: &'p Comparing,
-    chosen: &'p [&'p SnapshotView],
+    chosen: &'p [SnapshotView],
     tally: Tally,
     roots: Vec<Root>,
     notes: Vec<String>,
@@ -289,7 +279,12 @@ impl<'r> Pass<'_, 'r> {
     }
 
     /// One root; the inner error says why it could not be read at all.
-    async fn root(&mut self, path: &Path, as_path: &[u8], given: Option<Box<dyn Source>>) -> Result<Result<End, String>, BackupError> {
+    async fn root(
+        &mut self,
+        path: &Path,
+        as_path: &[u8],
+        given: Option<Box<dyn Source>>,
+    ) -> Result<Result<End, String>, BackupError> {
         let source = match given {
             Some(source) => source,
             None => match self.walk(path).await {
@@ -300,7 +295,11 @@ impl<'r> Pass<'_, 'r> {
         let had = self.chosen.iter().find(|v| !v.snapshot.partial).and_then(|v| {
             v.snapshot.roots.iter().find(|r| r.path == as_path).and_then(|r| r.catalog.as_ref()).map(|c| c.entries)
         });
-        let parents = if self.settings.force { Parents::open(self.repository, &[], as_path) } else { Parents::open(self.repository, self.chosen, as_path) };
+        let parents = if self.settings.force {
+            Parents::open(self.repository, &[], as_path)
+        } else {
+            Parents::open(self.repository, self.chosen, as_path)
+        };
         let (pending_in, mut pending) = mpsc::channel(PENDING);
         let mut catalog = Catalog::new(self.reading);
         let reading = self.reading.clone();
@@ -419,30 +418,3 @@ impl<'r> Pass<'_, 'r> {
         }
     }
 }
-
-fn replica_reports(repository: &Repository, fanout: Option<&Fanout>, outbox: Option<&Outbox>, committed: Mask) -> Vec<ReplicaReport> {
-    let mut out: Vec<ReplicaReport> = Vec::new();
-    for replica in &repository.set.replicas {
-        let i = replica.index;
-        let (mut behind, mut fault) = (None, None);
-        if let Some(e) = fanout.and_then(|f| f.behind(i)) {
-            behind = Some(told(&*e));
-            fault = Some(outbox.and_then(|o| o.fault(i)).unwrap_or_else(|| RepositoryError::from_kind(e.kind)));
-        } else if let Some((class, why)) = repository.fault(i) {
-            (behind, fault) = (Some(why), Some(class));
-        }
-        out.push(ReplicaReport {
-            name: replica.name.clone(),
-            committed: committed.has(i),
-            behind,
-            fault,
-            sent: fanout.map_or(0, |f| f.sent(i)),
-        });
-    }
-    for (name, _, e) in &repository.set.closed {
-        let fault = Some(RepositoryError::from_kind(e.kind));
-        out.push(ReplicaReport { name: name.clone(), committed: false, behind: Some(told(e)), fault, sent: 0 });
-    }
-    out
-}
-

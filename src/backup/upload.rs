@@ -12,6 +12,7 @@ use crate::format::Hash;
 use crate::format::index::PackEntry;
 use crate::format::pack::PackKind;
 use crate::replica::Mask;
+use crate::replica::patience::{allowance, while_it_answers};
 use crate::replica::write::Fanout;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
@@ -66,7 +67,10 @@ impl Outbox {
     pub fn fail(&mut self, fanout: &Fanout, repository: &Repository, index: usize, e: RepositoryError) {
         self.faults.push((index, e.fault));
         let store = repository.set.replicas[index].name.clone();
-        fanout.leave_behind(index, StoreError { kind: StoreErrorKind::Other, store, action: "writing its log".into(), source: Some(Box::new(e)) });
+        fanout.leave_behind(
+            index,
+            StoreError { kind: StoreErrorKind::Other, store, action: "writing its log".into(), source: Some(Box::new(e)) },
+        );
     }
 
     /// The same for either kind of failure.
@@ -86,13 +90,33 @@ impl Outbox {
             return;
         }
         let indices: Vec<usize> = fanout.alive().indices().collect();
-        let published = join_all(indices.iter().map(|i| repository.publish(*i, &segments))).await;
+        let publishing = |i: &usize| {
+            let (i, segments) = (*i, &segments);
+            let work = async move { repository.publish(i, segments).await };
+            patiently(repository, fanout, i, "publishing in its log", work)
+        };
+        let published = join_all(indices.iter().map(publishing)).await;
         for (index, result) in indices.into_iter().zip(published) {
             match result {
                 Ok(()) => self.named(index, &segments),
                 Err(e) => self.fail_write(fanout, repository, index, e),
             }
         }
+    }
+}
+
+/// Does `work` on a replica's log unless the replica stops answering meanwhile.
+pub(super) async fn patiently(
+    repository: &Repository,
+    fanout: &Fanout,
+    index: usize,
+    action: &str,
+    work: impl Future<Output = Result<(), WriteFault>>,
+) -> Result<(), WriteFault> {
+    let patience = allowance(repository.set.settings.stall, fanout.largest(index));
+    match while_it_answers(&repository.env, &repository.set.replicas[index], patience, action, work).await {
+        Ok(done) => done,
+        Err(e) => Err(WriteFault::Repository(e.into())),
     }
 }
 

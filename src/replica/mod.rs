@@ -5,6 +5,7 @@
 //! What goes out: receipts, bytes that the caller's test accepted, and who was left behind and why. What never happens
 //! here: keys, formats, logs: a replica set is not a store, and it does not know what it carries.
 
+pub mod patience;
 pub mod read;
 pub mod write;
 

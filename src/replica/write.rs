@@ -1,7 +1,7 @@
 //! The fan-out: one buffer to several replicas, each at its own pace, none able to break the others.
 //!
 //! Each upload is one task per replica; the store's own limit decides how many of them run. A lane that fails after the
-//! store's retries, or finishes nothing for `stall` while it has work, is left behind: its tasks are dropped, and it
+//! store's retries, or finishes nothing for `stall` (and the time that its bytes need) while it has work, is left behind: its tasks are dropped, and it
 //! receives nothing more from this run, so that its log can never claim what it lacks.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::clock::{Env, Task};
 use crate::progress::Progress;
+use crate::replica::patience::allowance;
 use crate::replica::{Mask, Replica, ReplicaSettings};
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::name::ObjectName;
@@ -24,6 +25,11 @@ pub struct Receipt(());
 /// Puts one object at one replica and proves it. The name must belong to these bytes alone (the hash of them): an
 /// object of that name that is there already is read and compared.
 pub async fn put_proven(replica: &Replica, name: &ObjectName, bytes: &Bytes) -> Result<Receipt, StoreError> {
+    put(replica, name, bytes).await?;
+    prove(replica, name, bytes.len() as u64).await
+}
+
+async fn put(replica: &Replica, name: &ObjectName, bytes: &Bytes) -> Result<(), StoreError> {
     match replica.store.put(name, bytes.clone()).await {
         Ok(()) => {}
         Err(e) if e.kind == StoreErrorKind::AlreadyExists => {
@@ -38,14 +44,18 @@ pub async fn put_proven(replica: &Replica, name: &ObjectName, bytes: &Bytes) -> 
         }
         Err(e) => return Err(e),
     }
+    Ok(())
+}
+
+async fn prove(replica: &Replica, name: &ObjectName, size: u64) -> Result<Receipt, StoreError> {
     let lost = |what: &str| StoreError {
         kind: StoreErrorKind::Other,
         store: replica.name.clone(),
-        action: format!("put {name}: the store acknowledged {} bytes but {what}", bytes.len()),
+        action: format!("put {name}: the store acknowledged {size} bytes but {what}"),
         source: None,
     };
     match replica.store.stat(name).await? {
-        Some(info) if info.size == bytes.len() as u64 => Ok(Receipt(())),
+        Some(info) if info.size == size => Ok(Receipt(())),
         Some(info) => Err(lost(&format!("holds {}", info.size))),
         None => Err(lost("does not have them")),
     }
@@ -61,7 +71,13 @@ struct LaneState {
     behind: Option<Arc<StoreError>>,
     running: BTreeMap<u64, Task<()>>,
     waiting_bytes: u64,
+    /// The largest object sent since there was last nothing to do.
+    largest: u64,
     sent: u64,
+    /// Bytes whose puts were acknowledged; those that are proven, too, count as sent.
+    accepted: u64,
+    /// Bytes whose puts are not.
+    unaccepted: u64,
     last_finished: Duration,
     rate_mark: (Duration, u64),
 }
@@ -118,6 +134,11 @@ impl Fanout {
         self.lane(index).map_or(0, |lane| lane.lock().sent)
     }
 
+    /// The largest object among those that a replica was last busy with.
+    pub fn largest(&self, index: usize) -> u64 {
+        self.lane(index).map_or(0, |lane| lane.lock().largest)
+    }
+
     /// Takes a replica out of the run.
     pub fn leave_behind(&self, index: usize, why: StoreError) {
         if let Some(lane) = self.lane(index) {
@@ -131,7 +152,13 @@ impl Fanout {
 
     /// Starts the upload of `bytes` under `name` to the replicas of `mask` that are still part of the run. The answer comes
     /// when every one of them is done or left behind: the replicas that proved to hold the object. `hold` is dropped then.
-    pub fn send<H: Send + Sync + 'static>(&self, name: &ObjectName, bytes: &Bytes, mask: Mask, hold: H) -> oneshot::Receiver<Mask> {
+    pub fn send<H: Send + Sync + 'static>(
+        &self,
+        name: &ObjectName,
+        bytes: &Bytes,
+        mask: Mask,
+        hold: H,
+    ) -> oneshot::Receiver<Mask> {
         let (done, answer) = oneshot::channel();
         // Dropped by the last lane's task, whether it finished, failed or was aborted: only then are the bytes let go.
         let ticket = Arc::new(Ticket { have: Mutex::new((Mask::default(), Some(done))), _hold: Box::new(hold) });
@@ -148,14 +175,27 @@ impl Fanout {
             }
             if state.running.is_empty() {
                 state.last_finished = self.shared.env.elapsed();
-                state.rate_mark = (state.last_finished, state.sent);
+                state.largest = 0;
             }
+            if state.unaccepted == 0 {
+                // Who has nothing to accept is not slow: the rate is that of one busy time.
+                state.rate_mark = (self.shared.env.elapsed(), state.accepted);
+            }
+            state.unaccepted += size;
+            state.largest = state.largest.max(size);
             state.waiting_bytes += size;
             let (shared, lane_, name, bytes, ticket) =
                 (self.shared.clone(), lane.clone(), name.clone(), bytes.clone(), ticket.clone());
             let task = self.shared.env.spawn(async move {
-                let outcome = put_proven(&lane_.replica, &name, &bytes).await;
+                let accepted = put(&lane_.replica, &name, &bytes).await;
                 drop(bytes);
+                let outcome = match accepted {
+                    Ok(()) => {
+                        lane_.accepted(&shared, size);
+                        prove(&lane_.replica, &name, size).await
+                    }
+                    Err(e) => Err(e),
+                };
                 match outcome {
                     Ok(Receipt(())) => {
                         ticket.have.lock().expect("no panic while noting").0.0 |= 1 << lane_.replica.index;
@@ -192,6 +232,13 @@ impl Drop for Ticket {
 impl Lane {
     fn lock(&self) -> std::sync::MutexGuard<'_, LaneState> {
         self.state.lock().expect("no panic while a lane is locked")
+    }
+
+    fn accepted(&self, shared: &Shared, size: u64) {
+        let mut state = self.lock();
+        state.accepted += size;
+        state.unaccepted = state.unaccepted.saturating_sub(size);
+        state.last_finished = shared.env.elapsed();
     }
 
     fn finished(&self, shared: &Shared, id: u64, size: u64) {
@@ -241,12 +288,12 @@ async fn watch(shared: Arc<Shared>) {
                 let mut state = lane.lock();
                 if state.behind.is_some() || state.running.is_empty() {
                     None
-                } else if now.saturating_sub(state.last_finished) >= stall {
-                    Some(format!("upload: no request finished for {} s", stall.as_secs()))
-                } else if now.saturating_sub(state.rate_mark.0) >= stall {
-                    let bytes = state.sent - state.rate_mark.1;
+                } else if now.saturating_sub(state.last_finished) >= allowance(stall, state.largest) {
+                    Some(format!("upload: no request finished for {} s", now.saturating_sub(state.last_finished).as_secs()))
+                } else if state.unaccepted > 0 && now.saturating_sub(state.rate_mark.0) >= stall {
+                    let bytes = state.accepted - state.rate_mark.1;
                     let floor = shared.settings.min_rate.unwrap_or(0).saturating_mul(stall.as_secs());
-                    state.rate_mark = (now, state.sent);
+                    state.rate_mark = (now, state.accepted);
                     (bytes < floor).then(|| format!("upload: {bytes} bytes in {} s are below the set minimum", stall.as_secs()))
                 } else {
                     None

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -13,6 +13,7 @@ use crate::clock::Env;
 use crate::format::descriptor::Descriptor;
 use crate::format::key_slot::Generation;
 use crate::format::{Hash, object_hash};
+use crate::replica::patience::while_it_answers;
 use crate::replica::read::read_any;
 use crate::replica::{Mask, Member, Replica, ReplicaSet, ReplicaSettings};
 use crate::repository::chunk_index::ChunkIndex;
@@ -25,6 +26,7 @@ use crate::repository::reader::FrameCache;
 use crate::repository::{Access, Repository};
 use crate::seal::key::{KdfFloor, Secret};
 use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::name::ObjectName;
 
 /// How a repository is opened.
 #[derive(Clone, Debug)]
@@ -114,8 +116,10 @@ pub(super) async fn unlock_descriptor(
     let hash = |bytes: &Bytes| Hash::try_from(bytes.as_ref()).unwrap_or_default();
     let repository_id = hash(&descriptor.repository_id);
     let named = hash(&descriptor.key_slot);
-    let matches = |want: Hash| async move |bytes: Bytes| {
-        if object_hash(&bytes) == want { Ok(bytes) } else { Err("its bytes do not match its name".to_owned()) }
+    let matches = |want: Hash| {
+        async move |bytes: Bytes| {
+            if object_hash(&bytes) == want { Ok(bytes) } else { Err("its bytes do not match its name".to_owned()) }
+        }
     };
     let mut opened: Option<(Secret, Hash)> = None;
     let (slot, _) = read_any(set, mask, &layout::hashed(Class::Key, &named), None, matches(named)).await;
@@ -128,7 +132,10 @@ pub(super) async fn unlock_descriptor(
         opened = other_slot(env, set, mask, &repository_id, named, unlock, lowered).await?;
     }
     let Some((root, slot)) = opened else {
-        return Err(RepositoryError::new(Fault::WrongKey, "wrong passphrase or key file: no key slot of this repository opens with it"));
+        return Err(RepositoryError::new(
+            Fault::WrongKey,
+            "wrong passphrase or key file: no key slot of this repository opens with it",
+        ));
     };
     let generation = hash(&descriptor.generation);
     let (stored, met) = read_any(set, mask, &layout::hashed(Class::Key, &generation), None, matches(generation)).await;
@@ -186,9 +193,11 @@ impl Repository {
         let set = ReplicaSet::new(members, settings.replicas.clone());
         let mut faults: BTreeMap<usize, (Fault, String)> = BTreeMap::new();
         let mut found: Vec<(usize, Descriptor, Bytes)> = Vec::new();
-        let answers = join_all(set.replicas.iter().map(descriptor_at)).await;
+        let patience = settings.replicas.stall;
+        let asked = set.replicas.iter().map(|r| while_it_answers(env, r, patience, "opening", descriptor_at(r)));
+        let answers = join_all(asked).await;
         for (replica, answer) in set.replicas.iter().zip(answers) {
-            match answer {
+            match answer.map_err(RepositoryError::from).and_then(|found| found) {
                 Ok(Some((stored, descriptor))) => found.push((replica.index, descriptor, stored)),
                 Ok(None) => {
                     let why = format!("store {}: holds no repository yet: run init", replica.name);
@@ -210,15 +219,16 @@ impl Repository {
             ));
         }
         let mask = Mask(found.iter().fold(0, |m, (i, _, _)| m | 1 << i));
-        let keyring =
-            unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, settings.level).await?;
+        let keyring = unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, settings.level).await?;
         let keyring = Arc::new(keyring);
         let run_id = env.random();
         let seen = settings.state_dir.as_ref().map(|dir| heads::load(dir, &keyring.repository_id)).unwrap_or_default();
         let loads = set.replicas.iter().map(|replica| {
             let keyring = keyring.clone();
             async move {
-                if mask.has(replica.index) { Some(Log::load(env, replica, &keyring, run_id, 1).await) } else { None }
+                let load = Log::load(env, replica, &keyring, run_id, 1);
+                let loaded = while_it_answers(env, replica, patience, "reading its log", load);
+                if mask.has(replica.index) { Some(loaded.await.map_err(RepositoryError::from).and_then(|log| log)) } else { None }
             }
         });
         let mut logs: Vec<Option<Log>> = Vec::new();
@@ -242,26 +252,33 @@ impl Repository {
             return Err(RepositoryError::new(Fault::WrongKey, "this key was withdrawn from the repository"));
         }
         if access == Access::Write {
-            probe(&set, &logs, &stored, &mut faults).await;
+            probe(env, &set, &logs, &stored, &mut faults).await;
         }
         let chunker = descriptor
             .chunker_spec()
             .map_err(|e| RepositoryError::caused(Fault::Unsupported, "the repository's chunker cannot be used", e))?;
-        let heads = logs.iter().flatten().filter_map(|log| Some((log.state.replica_id?, log.state.head()))).collect();
+        // Where a log stands that was rolled back or forked is not passed on: the next run would take it for the truth.
+        let strayed = |i: &usize| faults.get(i).is_some_and(|(fault, _)| *fault == Fault::Rollback);
+        let upright = logs.iter().enumerate().filter(|(i, _)| !strayed(i)).filter_map(|(_, log)| log.as_ref());
+        let heads = upright.filter_map(|log| Some((log.state.replica_id?, log.state.head()))).collect();
         Ok(Repository {
             env: env.clone(),
             set,
             keyring,
             chunker,
             run_id,
+            descriptor,
             logs: logs.into_iter().map(|log| log.map(tokio::sync::Mutex::new)).collect(),
             faults: Mutex::new(faults),
             heads: Mutex::new(heads),
             state_dir: settings.state_dir,
             index: Arc::new(RwLock::new(ChunkIndex::new(settings.index_memory))),
             index_loaded: OnceCell::new(),
+            gaps: std::sync::atomic::AtomicBool::new(false),
             met: Mutex::default(),
             frames: FrameCache::default(),
+            only: OnceLock::new(),
+            unanswered: Mutex::default(),
         })
     }
 }
@@ -321,29 +338,54 @@ async fn audit(
         let mut heads: Vec<Head> = others.chain(seen.get(&id)).copied().collect();
         heads.dedup();
         for head in heads {
-            if !log.agrees_with(&head).await.unwrap_or(false) {
-                let why = format!(
-                    "store {name}: its log was at epoch {} slot {} when last seen and is not any more: it was rolled back or replaced",
-                    head.epoch, head.slot
-                );
-                faults.insert(index, (Fault::Rollback, why));
+            match log.agrees_with(&head).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    let why = format!(
+                        "store {name}: its log was at epoch {} slot {} when last seen and is not any more: it was rolled back or replaced",
+                        head.epoch, head.slot
+                    );
+                    faults.insert(index, (Fault::Rollback, why));
+                }
+                // Not known is no reason to cry rollback, and none to write.
+                Err(e) => {
+                    faults.entry(index).or_insert((e.fault, story(&e)));
+                }
             }
         }
     }
     Ok(())
 }
 
+/// How often a store is asked whether it refuses to create what exists: a request that fails and is sent again looks like
+/// one that created, because what is there then are its own bytes.
+const PROBES: usize = 5;
+
+/// Whether a store refuses to create an object that exists and holds these very bytes.
+pub(super) async fn refuses(replica: &Replica, name: &ObjectName, stored: &Bytes) -> Result<bool, StoreError> {
+    for _ in 0..PROBES {
+        match replica.store.put(name, stored.clone()).await {
+            Ok(()) => {}
+            Err(e) if e.kind == StoreErrorKind::AlreadyExists => return Ok(true),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
+}
+
 /// Whether each store refuses to create what exists. The descriptor's own bytes are sent: a store that ignores the
 /// condition overwrites them with themselves.
-async fn probe(set: &ReplicaSet, logs: &[Option<Log>], stored: &Bytes, faults: &mut BTreeMap<usize, (Fault, String)>) {
+async fn probe(env: &Env, set: &ReplicaSet, logs: &[Option<Log>], stored: &Bytes, faults: &mut BTreeMap<usize, (Fault, String)>) {
     let name = layout::descriptor();
     let usable = |r: &&Replica| logs[r.index].is_some() && !faults.contains_key(&r.index);
     let replicas: Vec<_> = set.replicas.iter().filter(usable).collect();
-    let answers = join_all(replicas.iter().map(|r| r.store.put(&name, stored.clone()))).await;
+    let patience = set.settings.stall;
+    let answers =
+        join_all(replicas.iter().map(|r| while_it_answers(env, r, patience, "opening", refuses(r, &name, stored)))).await;
     for (replica, answer) in replicas.into_iter().zip(answers) {
-        match answer {
-            Err(e) if e.kind == StoreErrorKind::AlreadyExists => {}
-            Ok(()) => {
+        match answer.and_then(|refused| refused) {
+            Ok(true) => {}
+            Ok(false) => {
                 let why = format!(
                     "store {}: created {name} although it exists: the store ignores create-if-absent and cannot be shared safely",
                     replica.name

@@ -77,9 +77,9 @@ impl State {
         self.condemned.get(&class).is_some_and(|set| set.contains(name))
     }
 
-    /// Takes in the record of the next slot. Lists that it names must be loaded by the caller and given to [`State::condemn`].
-    /// Returns them.
-    pub fn apply(&mut self, slot: u64, stored_hash: Hash, replica_id: Hash, body: &Body) -> Vec<(ObjectClass, Hash)> {
+    /// Takes in the record of the next slot. The names in the lists of a condemn record are given to [`State::condemn`] by
+    /// the caller, who has read them before.
+    pub fn apply(&mut self, slot: u64, stored_hash: Hash, replica_id: Hash, body: &Body) {
         self.slot = slot;
         self.hash = stored_hash;
         self.replica_id = Some(replica_id);
@@ -90,14 +90,11 @@ impl State {
                 *known = seen;
             }
         }
-        let mut lists = Vec::new();
         match &body.action {
             None => {}
             Some(Action::Genesis(genesis)) => {
-                self.previous_epoch_head = genesis
-                    .previous_epoch_head
-                    .as_ref()
-                    .map(|h| Head { epoch: h.epoch, slot: h.slot, hash: hash(&h.hash) });
+                self.previous_epoch_head =
+                    genesis.previous_epoch_head.as_ref().map(|h| Head { epoch: h.epoch, slot: h.slot, hash: hash(&h.hash) });
             }
             Some(Action::Close(close)) => self.closed = Some(close.next_epoch),
             Some(Action::Publish(publish)) => self.segments.extend(publish.segments.iter().map(hash)),
@@ -115,8 +112,7 @@ impl State {
                 for object in &condemn.objects {
                     self.condemn(object.class(), [hash(&object.hash)]);
                 }
-                lists.extend(condemn.lists.iter().map(|l| (l.class(), hash(&l.list))));
-                self.named_lists.extend(lists.iter().copied());
+                self.named_lists.extend(condemn.lists.iter().map(|l| (l.class(), hash(&l.list))));
             }
             Some(Action::Distrust(distrust)) => {
                 self.distrusted.extend(distrust.add.iter().map(hash));
@@ -144,13 +140,9 @@ impl State {
             Some(Action::Release(release)) => {
                 self.holds.remove(&hash(&release.id));
             }
-            Some(Action::Note(note)) => {
-                if note.kind == NOTE_VERIFY {
-                    self.last_verify = Some(body.time);
-                }
-            }
+            Some(Action::Note(note)) if note.kind == NOTE_VERIFY => self.last_verify = Some(body.time),
+            Some(Action::Note(_)) => {}
         }
-        lists
     }
 
     fn forget(&mut self, ids: impl Iterator<Item = Hash>) {

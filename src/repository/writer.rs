@@ -10,6 +10,7 @@ use crate::format::pack::PackKind;
 use crate::format::record::{Action, Commit, ObjectClass, Publish};
 use crate::format::{Hash, object_hash};
 use crate::replica::Mask;
+use crate::replica::patience::{allowance, while_it_answers};
 use crate::replica::write::put_proven;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
@@ -123,7 +124,10 @@ impl Repository {
             let name = layout::hashed(Class::Segment, &hash);
             let puts = mask.indices().map(|i| (i, &self.set.replicas[i])).map(|(i, replica)| {
                 let (name, stored) = (&name, &stored);
-                async move { (i, put_proven(replica, name, stored).await) }
+                let patience = allowance(self.set.settings.stall, stored.len() as u64);
+                let put = async move { put_proven(replica, name, stored).await };
+                let put = while_it_answers(&self.env, replica, patience, "writing its index", put);
+                async move { (i, put.await.and_then(|receipt| receipt)) }
             });
             let mut at = Mask::default();
             for (index, put) in join_all(puts).await {

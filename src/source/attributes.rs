@@ -1,6 +1,6 @@
 //! Extended attributes, POSIX ACLs and capabilities among them, of any kind of item. Linux; elsewhere there are none.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::source::Origin;
 use crate::source::directory::Found;
@@ -25,7 +25,9 @@ pub struct Attributes {
 /// right to read the item itself. A file system without attributes has none.
 pub fn read_xattrs(found: &Found) -> Result<Attributes, SourceError> {
     match &found.origin {
-        Origin::Directory(parent) => read_xattrs_at(&proc_path(&parent.fd, found.name.as_encoded_bytes()), true, &|| found.path()),
+        Origin::Directory(parent) => {
+            read_xattrs_at(&proc_path(&parent.fd, found.name.as_encoded_bytes()), true, &|| found.path())
+        }
         Origin::Given(_) => Ok(Attributes::default()),
     }
 }
@@ -53,10 +55,11 @@ pub fn proc_path(directory: &impl std::os::fd::AsRawFd, name: &[u8]) -> Vec<u8> 
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use super::{Attributes, LONGEST_VALUE, Path, SourceError};
+    use crate::source::attributes::{Attributes, LONGEST_VALUE};
+    use crate::source::error::SourceError;
     use rustix::io::Errno;
     use std::os::fd::BorrowedFd;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     /// Longest list of names Linux gives.
     const LONGEST_LIST: usize = 64 << 10;
@@ -120,7 +123,8 @@ mod linux {
 
 #[cfg(not(target_os = "linux"))]
 mod linux {
-    use super::{Attributes, SourceError};
+    use crate::source::attributes::Attributes;
+    use crate::source::error::SourceError;
     use std::path::PathBuf;
 
     pub fn of_path(_: &[u8], _: bool, _: &dyn Fn() -> PathBuf) -> Result<Attributes, SourceError> {

@@ -149,6 +149,11 @@ impl Meter {
         figures
     }
 
+    /// When the store last answered, as [`MeterFigures::last_finished`].
+    pub fn last_finished(&self) -> Duration {
+        Duration::from_nanos(self.0.last_finished.load(Relaxed))
+    }
+
     fn cell(&self, first: &str, operation: Operation) -> &Cell {
         let (last, rows) = self.0.rows.split_last().expect("there are rows");
         let row = rows.iter().find(|(name, _)| &**name.get_or_init(|| first.into()) == first).unwrap_or_else(|| {

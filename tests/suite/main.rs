@@ -1,7 +1,9 @@
 //! The suite: one binary, one module per subject. `tests/architecture.rs` fails when a file here is not listed.
+#![allow(clippy::disallowed_methods, reason = "the suite drives real processes, clocks and file systems")]
 
 mod commands;
 mod configuration;
+mod crash_points;
 mod example_config;
 mod format_golden;
 mod format_hostile;
@@ -9,6 +11,8 @@ mod format_props;
 mod format_samples;
 mod fuzz_parsers;
 mod memory;
+mod processes;
+mod replica_faults;
 mod restore_target;
 mod seal_props;
 mod source_tree;

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use holdfast::source::Source;
 use holdfast::source::attributes::read_xattrs;
 use holdfast::source::directory::{Found, Unreadable, Walk, WalkSettings, Walked};
 use holdfast::source::error::SourceError;
@@ -109,7 +110,7 @@ fn a_walk_finds_everything_in_catalog_order_as_the_system_sees_it() {
     }
     let last = items.iter().find(|f| f.key.ends_with(b"\0last")).expect("the file at the end of the chain");
     let mut bytes = Vec::new();
-    assert!(matches!(read_small(last, 100, &mut bytes), Ok(Small::Whole(_))));
+    assert!(matches!(read_small(last, 100, &mut bytes), Ok(Small::Whole(..))));
     assert_eq!(bytes, b"deep down");
     drop(items);
     remove_chain(&at.join("chain"), "deep").expect("removing the chain");
@@ -459,7 +460,7 @@ fn content_is_read_whole_or_handed_on() {
     fs::write(at.join("f"), &bytes).expect("writing");
     let found = find(at, "f");
     let mut buffer = Vec::new();
-    assert!(matches!(read_small(&found, 10_000, &mut buffer), Ok(Small::Whole(m)) if m.size == 10_000));
+    assert!(matches!(read_small(&found, 10_000, &mut buffer), Ok(Small::Whole(m, _)) if m.size == 10_000));
     assert_eq!(buffer, bytes);
     let Ok(Small::Large(mut file)) = read_small(&found, 9_999, &mut buffer) else { panic!("larger than asked for") };
     let mut piece = vec![0; 7_000];
@@ -502,7 +503,7 @@ fn files_without_a_size_are_read_to_their_end() {
     let found = find(Path::new("/proc/self/status"), "");
     assert_eq!(found.meta.size, 0);
     let mut buffer = Vec::new();
-    assert!(matches!(read_small(&found, 64 << 10, &mut buffer), Ok(Small::Whole(_))));
+    assert!(matches!(read_small(&found, 64 << 10, &mut buffer), Ok(Small::Whole(..))));
     assert!(buffer.starts_with(b"Name:") && buffer.ends_with(b"\n"));
     assert!(matches!(read_small(&found, 10, &mut buffer), Ok(Small::Large(_))));
 }
@@ -536,7 +537,7 @@ fn holes_are_seen_and_nothing_else_is_lost() {
         }
     }
     let mut buffer = Vec::new();
-    assert!(matches!(read_small(&find(dir.path(), "hole-end"), 64 << 20, &mut buffer), Ok(Small::Large(_) | Small::Whole(_))));
+    assert!(matches!(read_small(&find(dir.path(), "hole-end"), 64 << 20, &mut buffer), Ok(Small::Large(_) | Small::Whole(..))));
 }
 
 #[cfg(target_os = "linux")]

@@ -6,7 +6,9 @@ use holdfast::store::name::ObjectName;
 pub mod faulty_store;
 pub mod generated;
 pub mod recording_store;
+pub mod rig;
 pub mod source_tree;
+pub mod stage;
 
 /// An object name from a text that is known to be one.
 pub fn name(text: &str) -> ObjectName {
