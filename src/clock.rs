@@ -37,6 +37,11 @@ impl Time {
     }
 }
 
+/// The runtime that a process runs on.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
 /// Everything a run takes from its surroundings. Cheap to clone.
 #[derive(Clone)]
 pub struct Env(Arc<Inner>);

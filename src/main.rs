@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         eprintln!("holdfast: a defect in this program, please report it: {panic}");
     }));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match holdfast::clock::runtime() {
         Ok(runtime) => runtime,
         Err(e) => {
             eprintln!("holdfast: starting: {e}");

@@ -18,7 +18,7 @@ use crate::store::{ObjectInfo, Store, admit, within};
 const PAGE: usize = 1000;
 
 /// Names whose bodies a discarding store drops: the bulk of what a backup writes.
-const DISCARDED: [&str; 2] = ["data", "meta"];
+const DISCARDED: [&str; 3] = ["data", "meta", "index"];
 
 /// A store in memory. A clone is another handle onto the same objects.
 #[derive(Clone)]
@@ -41,7 +41,7 @@ impl MemoryStore {
         MemoryStore { label: label.into(), env: env.clone(), discarding: false, objects: Arc::default() }
     }
 
-    /// An empty store that remembers only the sizes of objects under `data/` and `meta/`: reading one is `Corrupt`.
+    /// An empty store that remembers only the sizes of objects under `data/`, `meta/` and `index/`: reading one is `Corrupt`.
     pub fn discarding(env: &Env, label: &str) -> MemoryStore {
         MemoryStore { discarding: true, ..MemoryStore::new(env, label) }
     }

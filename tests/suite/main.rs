@@ -10,6 +10,7 @@ mod format_hostile;
 mod format_props;
 mod format_samples;
 mod fuzz_parsers;
+mod memory;
 mod processes;
 mod real_trees;
 mod replica_faults;

@@ -4,6 +4,7 @@
 use holdfast::store::name::ObjectName;
 
 pub mod faulty_store;
+pub mod generated;
 pub mod recording_store;
 pub mod rig;
 pub mod source_tree;
