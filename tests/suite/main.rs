@@ -9,6 +9,7 @@ mod format_props;
 mod format_samples;
 mod fuzz_parsers;
 mod restore_target;
+mod round_trip;
 mod seal_props;
 mod source_tree;
 mod store_contract;

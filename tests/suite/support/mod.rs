@@ -5,6 +5,8 @@ use holdfast::store::name::ObjectName;
 
 pub mod faulty_store;
 pub mod recording_store;
+pub mod replicas;
+pub mod seen;
 pub mod source_tree;
 
 /// An object name from a text that is known to be one.
