@@ -77,7 +77,7 @@ impl Target {
     /// Opens the regular file at `key` to compare it with `size` bytes that are wanted, and not to write it; `None` when
     /// there is none, or none that may be read.
     pub fn open_to_compare(&self, key: &[u8], size: u64) -> Result<Option<FileWriter>, TargetError> {
-        if !self.look(key)?.is_some_and(|m| m.kind == Kind::File) {
+        if self.look(key)?.is_none_or(|m| m.kind != Kind::File) {
             return Ok(None);
         }
         let (parent, name) = self.named_place(key)?;
