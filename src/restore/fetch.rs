@@ -222,7 +222,7 @@ impl<'r> Work<'r> {
         let mut had: BTreeMap<ChunkId, Option<Bytes>> = BTreeMap::new();
         for write in frame.writes {
             if let std::collections::btree_map::Entry::Vacant(empty) = had.entry(write.id) {
-                empty.insert(self.chunk_elsewhere(&write, frame.place.frame).await);
+                empty.insert(self.in_another_place(&write, frame.place.frame).await);
             }
             let item = &items[write.file as usize];
             match had.get(&write.id).and_then(Clone::clone) {
@@ -235,7 +235,7 @@ impl<'r> Work<'r> {
         }
     }
 
-    async fn chunk_elsewhere(&self, write: &Write, not: u32) -> Option<Bytes> {
+    async fn in_another_place(&self, write: &Write, not: u32) -> Option<Bytes> {
         let places = self.repository.places(&[write.id]).await.ok()?.pop()?;
         for place in places.into_iter().filter(|p| p.frame != not && p.length == write.length) {
             let wanted = [Wanted { id: write.id, offset: place.offset, length: place.length }];

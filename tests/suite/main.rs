@@ -15,6 +15,7 @@ mod processes;
 mod real_trees;
 mod replica_faults;
 mod restore_target;
+mod round_trip;
 mod seal_props;
 mod source_tree;
 mod store_contract;

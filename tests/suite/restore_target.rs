@@ -12,29 +12,12 @@ use holdfast::restore::target::{Outcome, Target, TargetError, TargetSettings};
 use holdfast::restore::writer::Existing;
 use holdfast::source::Source;
 use holdfast::source::attributes::{Attribute, read_xattrs};
-use holdfast::source::directory::{Found, Walk, WalkSettings, Walked};
-use holdfast::source::filter::Filter;
-use holdfast::source::metadata::{FileTime, Kind, raise_open_files};
+use holdfast::source::directory::Found;
+use holdfast::source::metadata::{Kind, raise_open_files};
 use holdfast::source::reading::{Segment, open_file, read_link};
 
+use crate::support::seen::{assert_same, walk};
 use crate::support::source_tree::{awkward, deep_chain, noise, remove_chain};
-
-fn walk(root: &Path, mut each: impl FnMut(Found)) {
-    let settings = WalkSettings {
-        one_file_system: false,
-        exclude_caches: false,
-        filter: Filter::default(),
-        names_memory: 1 << 20,
-        temp_dir: std::env::temp_dir(),
-    };
-    let mut walk = Walk::open(root, settings).expect("opening the root");
-    while let Some(walked) = walk.next() {
-        match walked {
-            Walked::Item(found) => each(found),
-            Walked::Problem(p) => panic!("{}", p.error),
-        }
-    }
-}
 
 fn folder() -> tempfile::TempDir {
     raise_open_files();
@@ -130,46 +113,6 @@ fn copy(from: &Path, target: &Target) -> BTreeMap<Vec<u8>, (Outcome, Applied)> {
         done.insert(key, (made, applied));
     }
     done
-}
-
-/// What can be seen of an item: kind, size, mode, owners, time, device, link, attributes, segments, content, first twin.
-type Seen = (Kind, u64, u32, (u32, u32), FileTime, (u32, u32), Vec<u8>, Vec<Attribute>, Vec<Segment>, blake3::Hash, Vec<u8>);
-
-fn seen(root: &Path) -> BTreeMap<Vec<u8>, Seen> {
-    let mut all = BTreeMap::new();
-    let mut first: BTreeMap<(u64, u64), Vec<u8>> = BTreeMap::new();
-    walk(root, |found| {
-        let m = found.meta;
-        let link = if m.kind == Kind::Symlink { read_link(&found).expect("a link") } else { Vec::new() };
-        let (mut segments, mut hash) = (Vec::new(), blake3::Hasher::new());
-        if m.kind == Kind::File {
-            let file = open_file(&found).expect("opening");
-            segments = file.segments().collect();
-            for segment in &segments {
-                if let Segment::Data(offset, length) = segment {
-                    let mut bytes = vec![0; usize::try_from(*length).expect("a length")];
-                    file.read_at(*offset, &mut bytes).expect("reading");
-                    hash.update(&bytes);
-                }
-            }
-        }
-        let twin = first.entry((m.device_id, m.inode)).or_insert_with(|| found.key.clone()).clone();
-        let size = if m.kind == Kind::Directory { 0 } else { m.size };
-        let attributes = read_xattrs(&found).expect("attributes").list;
-        all.insert(
-            found.key,
-            (m.kind, size, m.mode, (m.uid, m.gid), m.mtime, m.rdev, link, attributes, segments, hash.finalize(), twin),
-        );
-    });
-    all
-}
-
-fn assert_same(a: &Path, b: &Path) {
-    let (left, right) = (seen(a), seen(b));
-    assert_eq!(left.keys().collect::<Vec<_>>(), right.keys().collect::<Vec<_>>());
-    for (key, value) in &left {
-        assert_eq!(value, &right[key], "{}", key.escape_ascii());
-    }
 }
 
 #[test]

@@ -7,6 +7,8 @@ pub mod faulty_store;
 pub mod generated;
 pub mod recording_store;
 pub mod rig;
+pub mod replicas;
+pub mod seen;
 pub mod source_tree;
 pub mod stage;
 
