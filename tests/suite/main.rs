@@ -2,6 +2,7 @@
 
 mod commands;
 mod configuration;
+mod cost;
 mod example_config;
 mod format_golden;
 mod format_hostile;
