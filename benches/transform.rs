@@ -1,5 +1,7 @@
 //! The pure chain on one core: cut, hash, compress and compare, encrypt; each step and all of them, in GB/s of plaintext.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

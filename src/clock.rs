@@ -118,11 +118,15 @@ impl Env {
         match &*self.0 {
             Inner::Real { cpu, .. } => {
                 let permit = cpu.clone().acquire_owned().await.expect("the pool is never closed");
-                joined(tokio::task::spawn_blocking(move || {
-                    let out = job();
-                    drop(permit);
-                    out
-                }).await)
+                #[allow(clippy::disallowed_methods)]
+                joined(
+                    tokio::task::spawn_blocking(move || {
+                        let out = job();
+                        drop(permit);
+                        out
+                    })
+                    .await,
+                )
             }
             Inner::Inline { .. } => job(),
         }
@@ -131,6 +135,7 @@ impl Env {
     /// Runs a job that waits for the operating system (reading files), off the async threads.
     pub async fn blocking<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         match &*self.0 {
+            #[allow(clippy::disallowed_methods)]
             Inner::Real { .. } => joined(tokio::task::spawn_blocking(job).await),
             Inner::Inline { .. } => job(),
         }

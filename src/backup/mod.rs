@@ -15,8 +15,10 @@ pub mod catalog;
 pub mod commit;
 pub mod entry;
 pub mod known;
+pub mod large;
 pub mod pack;
 pub mod parents;
+pub mod participants;
 pub mod pass;
 pub mod read;
 pub mod seal;
@@ -33,6 +35,7 @@ use crate::replica::Mask;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::open::worst;
+use crate::source::Source;
 use crate::source::filter::Filter;
 use crate::source::metadata::raise_open_files;
 
@@ -201,32 +204,56 @@ pub enum BackupError {
 /// How often a run that lost what it stood on starts over.
 const PASSES: usize = 3;
 
-/// Backs up, once.
+/// A source that is handed in: not a path of this machine.
+pub struct Given {
+    /// The path to record for its root.
+    pub path: Vec<u8>,
+    /// The source, at its start.
+    pub source: Box<dyn Source>,
+}
+
+/// Backs up the paths of the settings, once.
 pub async fn run(
     repository: &Repository,
     settings: &BackupSettings,
     progress: &Progress,
     stop: &Stop,
 ) -> Result<BackupReport, BackupError> {
+    run_sources(repository, settings, Vec::new(), progress, stop).await
+}
+
+/// Backs up the paths of the settings (none are needed) and then `sources`, once. Sources can be read only once: with any
+/// of them, a run that lost what it stood on does not start over.
+pub async fn run_sources(
+    repository: &Repository,
+    settings: &BackupSettings,
+    sources: Vec<Given>,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<BackupReport, BackupError> {
     let began = repository.env.elapsed();
     let filter = filter(settings)?;
-    verify_settings(settings)?;
+    verify_settings(settings, sources.len())?;
+    let passes = if sources.is_empty() { PASSES } else { 1 };
+    let mut sources = Some(sources);
     raise_open_files();
     let mut notes = Vec::new();
     let mut replaces: Vec<Hash> = Vec::new();
-    for pass in 0..PASSES {
-        let passed = one_pass(repository, settings, &filter, progress, stop, &mut replaces, pass > 0).await?;
+    for pass in 0..passes {
+        let sources = sources.take().unwrap_or_default();
+        let passed = one_pass(repository, settings, sources, &filter, progress, stop, &mut replaces, pass > 0).await?;
         let mut report = passed.report;
         report.duration = repository.env.elapsed().saturating_sub(began);
         notes.append(&mut report.notes);
         let quorum = repository.set.write_quorum();
         if !report.dry_run && passed.committed.count() < quorum {
-            if !passed.lost.is_empty() && pass + 1 < PASSES {
+            if !passed.lost.is_empty() && pass + 1 < passes {
                 notes.push(format!("what this run relied on was removed meanwhile ({}): starting over", passed.lost.join("; ")));
                 replaces.extend(report.snapshot.filter(|_| !passed.committed.is_empty()));
                 continue;
             }
             report.notes = notes;
+            report.notes.extend(repository.save_heads().err());
             return Err(below_quorum(passed.committed, report));
         }
         notes.extend(repository.record_distrust().await);
@@ -249,15 +276,15 @@ fn filter(settings: &BackupSettings) -> Result<Filter, BackupError> {
     Ok(filter)
 }
 
-fn verify_settings(settings: &BackupSettings) -> Result<(), BackupError> {
+fn verify_settings(settings: &BackupSettings, sources: usize) -> Result<(), BackupError> {
     let wrong = |message: String| Err(BackupError::Settings(message));
-    if settings.paths.is_empty() {
+    if settings.paths.is_empty() && sources == 0 {
         return wrong("nothing to back up: name at least one path".into());
     }
     if let Some(relative) = settings.paths.iter().find(|p| !p.is_absolute()) {
         return wrong(format!("{} is not an absolute path", relative.display()));
     }
-    if settings.recorded_as.is_some() && settings.paths.len() != 1 {
+    if settings.recorded_as.is_some() && (settings.paths.len() != 1 || sources > 0) {
         return wrong("a path to record instead (--as) goes with exactly one path".into());
     }
     if settings.recorded_as.as_ref().is_some_and(|p| !p.is_absolute()) {
@@ -266,7 +293,11 @@ fn verify_settings(settings: &BackupSettings) -> Result<(), BackupError> {
     // Two packs of each kind may be filling, and one block must still fit beside them.
     let least = 2 * (u64::from(settings.data_pack) + u64::from(settings.meta_pack)) + (8 << 20);
     if settings.memory < least {
-        return wrong(format!("memory of {} MiB is too little for these pack sizes: set at least {} MiB", settings.memory >> 20, least.div_ceil(1 << 20)));
+        return wrong(format!(
+            "memory of {} MiB is too little for these pack sizes: set at least {} MiB",
+            settings.memory >> 20,
+            least.div_ceil(1 << 20)
+        ));
     }
     Ok(())
 }

@@ -86,7 +86,11 @@ pub async fn run(
                 let pack = match &mut open[slot] {
                     Some(pack) => pack,
                     empty => empty.insert(Open {
-                        builder: PackBuilder::new(if data { PackKind::Data } else { PackKind::Meta }, env.random(), target.max(frame.bytes.len())),
+                        builder: PackBuilder::new(
+                            if data { PackKind::Data } else { PackKind::Meta },
+                            env.random(),
+                            target.max(frame.bytes.len()),
+                        ),
                         to: Mask::default(),
                         admitted: Admitted::none(),
                     }),
@@ -126,9 +130,7 @@ async fn finish(
 ) -> Result<impl Future<Output = (PackEntry, Mask)> + use<>, RepositoryError> {
     let (keys, entropy) = (keyring.clone(), env.random());
     let Open { builder, to, admitted } = pack;
-    let finished = env
-        .cpu(move || builder.finish(&keys.keys.index, &keys.repository_id, entropy))
-        .await;
+    let finished = env.cpu(move || builder.finish(&keys.keys.index, &keys.repository_id, entropy)).await;
     let class = if finished.entry.kind() == PackKind::Data { Class::DataPack } else { Class::MetaPack };
     let answer = fanout.send(&layout::hashed(class, &finished.hash), &finished.bytes, to, admitted);
     let entry = finished.entry;

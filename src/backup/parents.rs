@@ -1,35 +1,46 @@
 //! What the walk is compared with: the newest complete snapshot of the same sources, and a newer partial one before it.
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream;
 
 use crate::chunk::id::ChunkId;
 use crate::format::Hash;
 use crate::format::entry::{self, Content, Entry, Piece};
 use crate::format::tree::TreeKind;
-use crate::replica::Mask;
 use crate::repository::Repository;
 use crate::repository::error::RepositoryError;
 use crate::repository::reader::Cursor;
 use crate::repository::snapshots::SnapshotView;
 
+/// How many of the last commits are looked at for a parent. Beyond them the source is read again, which costs time and no
+/// storage.
+const LOOK_BACK: usize = 256;
+/// How many of them are read at once.
+const AT_ONCE: usize = 8;
+
 /// Picks the snapshots to compare with: same host, same recorded paths; partial ones only if newer than the complete one.
-pub fn choose<'v>(views: &'v [SnapshotView], host: &str, paths: &[Vec<u8>], at: Mask) -> Vec<&'v SnapshotView> {
-    let same = |view: &&SnapshotView| {
-        let mut theirs: Vec<&[u8]> = view.snapshot.roots.iter().map(|r| r.path.as_ref()).collect();
-        theirs.sort_unstable();
-        let mut ours: Vec<&[u8]> = paths.iter().map(Vec::as_slice).collect();
-        ours.sort_unstable();
+pub async fn choose(repository: &Repository, host: &str, paths: &[Vec<u8>]) -> Vec<SnapshotView> {
+    let live = repository.live().await;
+    let mut views = stream::iter(live.iter().take(LOOK_BACK)).map(|one| repository.view(one)).buffered(AT_ONCE);
+    let mut chosen: Vec<SnapshotView> = Vec::new();
+    while let Some(view) = views.next().await {
+        let Some(view) = view else { continue };
+        let theirs: Vec<&[u8]> = view.snapshot.roots.iter().map(|r| r.path.as_ref()).collect();
         // A partial snapshot may lack its last roots.
-        let paths = if view.snapshot.partial { theirs.iter().all(|p| ours.contains(p)) } else { theirs == ours };
-        view.snapshot.host == host && paths && !view.mask.and(at).is_empty()
-    };
-    let complete = views.iter().rev().filter(same).find(|v| !v.snapshot.partial);
-    let newest = views.iter().rev().find(same);
-    match (newest, complete) {
-        (Some(newest), Some(complete)) if newest.id != complete.id => vec![newest, complete],
-        (Some(newest), _) => vec![newest],
-        (None, _) => Vec::new(),
+        let same = theirs.iter().all(|p| paths.iter().any(|own| own == p));
+        if view.snapshot.host != host || !same {
+            continue;
+        }
+        if !view.snapshot.partial && theirs.len() == paths.len() {
+            chosen.push(view);
+            break;
+        }
+        if view.snapshot.partial && chosen.is_empty() {
+            chosen.push(view);
+        }
     }
+    chosen
 }
 
 /// One place in each parent's catalog of one root, moving forward together with the walk.
@@ -55,7 +66,7 @@ const STAMP_TICK: i64 = 20_000_000;
 
 impl<'r> Parents<'r> {
     /// At the beginning of the root recorded as `path` in each of `views`.
-    pub fn open(repository: &'r Repository, views: &[&SnapshotView], path: &[u8]) -> Parents<'r> {
+    pub fn open(repository: &'r Repository, views: &[SnapshotView], path: &[u8]) -> Parents<'r> {
         let mut parents = Parents { repository, cursors: Vec::new(), racy: Vec::new(), notes: Vec::new() };
         for view in views {
             let root = view.snapshot.roots.iter().find(|r| r.path == path).and_then(|r| r.catalog.as_ref());
@@ -139,6 +150,6 @@ impl Place<'_> {
 }
 
 /// The ids of snapshots.
-pub fn ids(views: &[&SnapshotView]) -> Vec<Hash> {
+pub fn ids(views: &[SnapshotView]) -> Vec<Hash> {
     views.iter().map(|v| v.id).collect()
 }

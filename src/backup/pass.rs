@@ -1,6 +1,7 @@
 //! One pass of a backup: the stages wired, the snapshot committed, the replicas reported.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as SyncMutex};
@@ -13,11 +14,12 @@ use crate::backup::commit::{Committing, field};
 use crate::backup::entry::Compare;
 use crate::backup::known::Known;
 use crate::backup::parents::{self, Parents};
+use crate::backup::participants::{participants, replica_reports};
 use crate::backup::read::Reading;
 use crate::backup::seal::{Added, Sealing};
 use crate::backup::upload::Outbox;
 use crate::backup::walk::{self, Comparing};
-use crate::backup::{BackupError, BackupReport, BackupSettings, ReplicaReport, pack, upload};
+use crate::backup::{BackupError, BackupReport, BackupSettings, Given, pack, upload};
 use crate::chunk::split::Splitter;
 use crate::format::Hash;
 use crate::format::snapshot::{Root, Snapshot};
@@ -27,7 +29,9 @@ use crate::replica::write::Fanout;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::snapshots::SnapshotView;
+use crate::source::Source;
 use crate::source::directory::{NAMES_MEMORY, Walk, WalkSettings};
+use crate::source::error::SourceError;
 use crate::source::filter::Filter;
 use crate::source::metadata::OwnerNames;
 
@@ -57,34 +61,12 @@ pub(super) fn told(e: &dyn std::error::Error) -> String {
     text
 }
 
-/// The replicas that take part, and notes about those that do not.
-async fn participants(repository: &Repository) -> Result<Mask, RepositoryError> {
-    let index = repository.index().await?;
-    let writable = repository.writable();
-    let mut lacking = [0_u64; crate::replica::REPLICAS_MAX];
-    {
-        let chunks = index.read().expect("no panic while the index is locked");
-        for pack in chunks.packs() {
-            for i in writable.without(pack.published).indices() {
-                lacking[i] += pack.size;
-            }
-        }
-    }
-    for i in writable.indices() {
-        let limit = repository.set.settings.behind_limit;
-        if lacking[i] > limit {
-            let name = &repository.set.replicas[i].name;
-            let why = format!("store {name}: lacks {} MiB that other replicas hold, more than a backup brings up to date", lacking[i] >> 20);
-            repository.set_fault(i, Fault::Failed, why);
-        }
-    }
-    Ok(repository.writable())
-}
-
 /// Walks, reads, seals, uploads and commits, once.
+#[allow(clippy::too_many_arguments)]
 pub async fn one_pass(
     repository: &Repository,
     settings: &BackupSettings,
+    sources: Vec<Given>,
     filter: &Filter,
     progress: &Progress,
     stop: &Stop,
@@ -96,20 +78,25 @@ pub async fn one_pass(
     let taking_part = participants(repository).await?;
     let quorum = repository.set.write_quorum();
     if taking_part.count() < quorum && !settings.dry_run {
-        let report = BackupReport { replicas: replica_reports(repository, None, None, Mask::default()), quorum, ..BackupReport::default() };
+        let report = BackupReport {
+            replicas: replica_reports(repository, None, None, Mask::default()),
+            quorum,
+            ..BackupReport::default()
+        };
         return Ok(Passed { report, committed: Mask::default(), lost: Vec::new() });
     }
-    let recorded: Vec<(PathBuf, Vec<u8>)> = recorded(settings);
-    let views = repository.snapshots().await?;
-    let paths: Vec<Vec<u8>> = recorded.iter().map(|(_, path)| path.clone()).collect();
-    let chosen = parents::choose(&views, &settings.host, &paths, repository.readable());
+    let recorded = recorded(settings, sources);
+    let paths: Vec<Vec<u8>> = recorded.iter().map(|r| r.path.clone()).collect();
+    let chosen = parents::choose(repository, &settings.host, &paths).await;
     let mut distrusted: Vec<BTreeSet<Hash>> = Vec::new();
-    let mut look_up = again;
+    // Coverage is not inherited from a parent while part of the index cannot be read.
+    repository.index().await?;
+    let mut look_up = again || repository.index_has_gaps();
     for i in 0..repository.set.replicas.len() {
         let log = repository.log(i).await;
         let set = log.as_ref().map(|l| l.state.distrusted.clone()).unwrap_or_default();
         if taking_part.has(i) {
-            let live = |v: &&&SnapshotView| log.as_ref().is_some_and(|l| l.state.snapshots.contains_key(&v.id));
+            let live = |v: &&SnapshotView| log.as_ref().is_some_and(|l| l.state.snapshots.contains_key(&v.id));
             look_up |= !set.is_empty() || chosen.iter().filter(live).count() < chosen.len();
         }
         distrusted.push(set);
@@ -170,14 +157,18 @@ pub async fn one_pass(
                 last_partial: env.elapsed(),
                 now,
             };
-            pass.run(&recorded).await
+            pass.run(recorded).await
         }
     };
     let every = (settings.publish_bytes, settings.publish_every);
     let targets = (settings.data_pack, settings.meta_pack);
     let joined = futures::future::try_join3(
         async { work.await.map_err(Some) },
-        async { pack::run(env, &repository.keyring, &fanout, targets, &sealing.known, frames_out, packed_in).await.map_err(|e| Some(e.into())) },
+        async {
+            pack::run(env, &repository.keyring, &fanout, targets, &sealing.known, frames_out, packed_in)
+                .await
+                .map_err(|e| Some(e.into()))
+        },
         async { upload::run(repository, &fanout, &outbox, every, packed_out).await.map_err(|e| Some(e.into())) },
     )
     .await;
@@ -198,14 +189,29 @@ pub async fn one_pass(
     }
 }
 
+/// What one root of the snapshot is made from.
+struct Recorded {
+    /// The path that is recorded.
+    path: Vec<u8>,
+    /// Where it is read (as recorded when it was handed in).
+    from: PathBuf,
+    /// What was handed in.
+    given: Option<Box<dyn Source>>,
+}
+
 /// The sources with the path that is recorded for each; each once.
-fn recorded(settings: &BackupSettings) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut out: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+fn recorded(settings: &BackupSettings, sources: Vec<Given>) -> Vec<Recorded> {
+    let mut out: Vec<Recorded> = Vec::new();
     for path in &settings.paths {
         let path: PathBuf = path.components().filter(|c| *c != std::path::Component::CurDir).collect();
         let as_path = settings.recorded_as.as_deref().unwrap_or(&path).as_os_str().as_bytes().to_vec();
-        if !out.iter().any(|(_, other)| *other == as_path) {
-            out.push((path, as_path));
+        if !out.iter().any(|other| other.path == as_path) {
+            out.push(Recorded { path: as_path, from: path, given: None });
+        }
+    }
+    for Given { path, source } in sources {
+        if !out.iter().any(|other| other.path == path) {
+            out.push(Recorded { from: PathBuf::from(OsStr::from_bytes(&path)), path, given: Some(source) });
         }
     }
     out
@@ -218,7 +224,7 @@ struct Pass<'p, 'r> {
     reading: &'p Arc<Reading>,
     committing: &'p Committing<'r>,
     comparing: &'p Comparing,
-    chosen: &'p [&'p SnapshotView],
+    chosen: &'p [SnapshotView],
     tally: Tally,
     roots: Vec<Root>,
     notes: Vec<String>,
@@ -229,11 +235,11 @@ struct Pass<'p, 'r> {
 }
 
 impl<'r> Pass<'_, 'r> {
-    async fn run(&mut self, recorded: &[(PathBuf, Vec<u8>)]) -> Result<(BackupReport, Mask), BackupError> {
+    async fn run(&mut self, recorded: Vec<Recorded>) -> Result<(BackupReport, Mask), BackupError> {
         let mut interrupted = false;
         let mut missing = Vec::new();
-        for (path, as_path) in recorded {
-            match self.root(path, as_path).await? {
+        for Recorded { path: as_path, from: path, given } in recorded {
+            match self.root(&path, &as_path, given).await? {
                 Ok(End::Complete) => {}
                 Ok(_) => {
                     interrupted = true;
@@ -273,27 +279,31 @@ impl<'r> Pass<'_, 'r> {
     }
 
     /// One root; the inner error says why it could not be read at all.
-    async fn root(&mut self, path: &Path, as_path: &[u8]) -> Result<Result<End, String>, BackupError> {
-        let settings = WalkSettings {
-            one_file_system: self.settings.one_file_system,
-            exclude_caches: self.settings.exclude_caches,
-            filter: self.filter.clone(),
-            names_memory: NAMES_MEMORY.min(usize::try_from(self.settings.memory / 4).unwrap_or(NAMES_MEMORY)),
-            temp_dir: std::env::temp_dir(),
-        };
-        let from = path.to_path_buf();
-        let walk = match self.repository.env.blocking(move || Walk::open(&from, settings)).await {
-            Ok(walk) => walk,
-            Err(e) => return Ok(Err(told(&e))),
+    async fn root(
+        &mut self,
+        path: &Path,
+        as_path: &[u8],
+        given: Option<Box<dyn Source>>,
+    ) -> Result<Result<End, String>, BackupError> {
+        let source = match given {
+            Some(source) => source,
+            None => match self.walk(path).await {
+                Ok(walk) => Box::new(walk),
+                Err(e) => return Ok(Err(told(&e))),
+            },
         };
         let had = self.chosen.iter().find(|v| !v.snapshot.partial).and_then(|v| {
             v.snapshot.roots.iter().find(|r| r.path == as_path).and_then(|r| r.catalog.as_ref()).map(|c| c.entries)
         });
-        let parents = if self.settings.force { Parents::open(self.repository, &[], as_path) } else { Parents::open(self.repository, self.chosen, as_path) };
+        let parents = if self.settings.force {
+            Parents::open(self.repository, &[], as_path)
+        } else {
+            Parents::open(self.repository, self.chosen, as_path)
+        };
         let (pending_in, mut pending) = mpsc::channel(PENDING);
         let mut catalog = Catalog::new(self.reading);
         let reading = self.reading.clone();
-        let walking = walk::run(&reading, walk, parents, self.comparing, self.committing.known, pending_in);
+        let walking = walk::run(&reading, source, parents, self.comparing, self.committing.known, pending_in);
         let name = self.name(path);
         let filling = async {
             let end = loop {
@@ -329,6 +339,18 @@ impl<'r> Pass<'_, 'r> {
         let root = catalog.root(self.reading).await?;
         self.roots.push(Root { name: name.into(), path: as_path.to_vec().into(), catalog: Some(root) });
         Ok(Ok(end))
+    }
+
+    async fn walk(&self, path: &Path) -> Result<Walk, SourceError> {
+        let settings = WalkSettings {
+            one_file_system: self.settings.one_file_system,
+            exclude_caches: self.settings.exclude_caches,
+            filter: self.filter.clone(),
+            names_memory: NAMES_MEMORY.min(usize::try_from(self.settings.memory / 4).unwrap_or(NAMES_MEMORY)),
+            temp_dir: std::env::temp_dir(),
+        };
+        let path = path.to_path_buf();
+        self.repository.env.blocking(move || Walk::open(&path, settings)).await
     }
 
     /// A name for a root that no other root has.
@@ -396,30 +418,3 @@ impl<'r> Pass<'_, 'r> {
         }
     }
 }
-
-fn replica_reports(repository: &Repository, fanout: Option<&Fanout>, outbox: Option<&Outbox>, committed: Mask) -> Vec<ReplicaReport> {
-    let mut out: Vec<ReplicaReport> = Vec::new();
-    for replica in &repository.set.replicas {
-        let i = replica.index;
-        let (mut behind, mut fault) = (None, None);
-        if let Some(e) = fanout.and_then(|f| f.behind(i)) {
-            behind = Some(told(&*e));
-            fault = Some(outbox.and_then(|o| o.fault(i)).unwrap_or_else(|| RepositoryError::from_kind(e.kind)));
-        } else if let Some((class, why)) = repository.fault(i) {
-            (behind, fault) = (Some(why), Some(class));
-        }
-        out.push(ReplicaReport {
-            name: replica.name.clone(),
-            committed: committed.has(i),
-            behind,
-            fault,
-            sent: fanout.map_or(0, |f| f.sent(i)),
-        });
-    }
-    for (name, _, e) in &repository.set.closed {
-        let fault = Some(RepositoryError::from_kind(e.kind));
-        out.push(ReplicaReport { name: name.clone(), committed: false, behind: Some(told(e)), fault, sent: 0 });
-    }
-    out
-}
-

@@ -2,9 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use futures::stream::FuturesOrdered;
+use bytes::Bytes;
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -14,8 +12,8 @@ use crate::backup::entry::{add_xattrs, from_meta, piece};
 use crate::backup::pack::ToPack;
 use crate::backup::seal::{Sealed, Sealing};
 use crate::chunk::split::Splitter;
-use crate::format::entry::{Content, Entry, INLINE_PIECES, Piece, Problem};
-use crate::format::tree::{NodeChunk, TreeBuilder, TreeKind};
+use crate::format::entry::{Content, Entry, Problem};
+use crate::format::tree::NodeChunk;
 use crate::progress::{Progress, Stop};
 use crate::repository::error::{Fault, RepositoryError};
 use crate::seal::Kind;
@@ -23,17 +21,10 @@ use crate::source::attributes::read_xattrs;
 use crate::source::directory::Found;
 use crate::source::error::SourceError;
 use crate::source::metadata::{Kind as ItemKind, Meta, OwnerNames};
-use crate::source::reading::{OpenFile, Segment, Small, open_file, read_link, read_small};
+use crate::source::reading::{OpenFile, Small, open_file, read_link, read_small};
 
-/// Bytes read at once from a large file.
-const BLOCK: usize = 4 << 20;
-/// Chunks of one large file that are sealed at once.
-const CHUNKS_AT_ONCE: usize = 16;
 /// How often a file that changes is read again.
-const AGAIN: usize = 2;
-/// Larger files are read once: they are marked instead.
-const AGAIN_MAX: u64 = 64 << 20;
-
+pub(super) const AGAIN: usize = 2;
 /// What all reading shares.
 pub struct Reading {
     /// Names and seals.
@@ -115,11 +106,11 @@ struct Looked {
     problems: Vec<(Vec<u8>, String)>,
 }
 
-fn path_bytes(path: std::path::PathBuf) -> Vec<u8> {
+pub(super) fn path_bytes(path: std::path::PathBuf) -> Vec<u8> {
     std::os::unix::ffi::OsStringExt::into_vec(path.into_os_string())
 }
 
-fn told(e: &SourceError) -> String {
+pub(super) fn told(e: &SourceError) -> String {
     match std::error::Error::source(e) {
         Some(cause) => format!("{e}: {cause}"),
         None => e.to_string(),
@@ -284,206 +275,6 @@ impl Reading {
         }
     }
 
-    /// Reads an open file to its end, again if it changes meanwhile.
-    async fn content(
-        &self,
-        item: Item,
-        open: OpenFile,
-        mut entry: Entry,
-        mut problems: Vec<(Vec<u8>, String)>,
-    ) -> Result<Outcome, BackupError> {
-        let mut open = Some(open);
-        for attempt in 0.. {
-            let Some(file) = open.take() else { break };
-            let size = file.meta.size;
-            let (mut content, back) = match self.pieces(file).await? {
-                Ok(Some(done)) => done,
-                Ok(None) => return Ok(Outcome::Interrupted),
-                Err(e) if e.is_vanished() => return Ok(Outcome::Vanished),
-                Err(e) => {
-                    problems.push((path_bytes(item.found.path()), told(&e)));
-                    entry.set_problem(Problem::Unreadable);
-                    (entry.size, entry.content) = (0, None);
-                    return Ok(self.done(item, entry, problems));
-                }
-            };
-            let this = self.sealing.clone();
-            let (back, after, attributes) = this
-                .env
-                .blocking(move || {
-                    let (after, attributes) = (back.stat_again(), back.xattrs());
-                    (back, after, attributes)
-                })
-                .await;
-            let (after, attributes) = match (after, attributes) {
-                (Ok(after), Ok(attributes)) => (after, attributes),
-                (Err(e), _) | (_, Err(e)) => {
-                    problems.push((path_bytes(item.found.path()), told(&e)));
-                    entry.set_problem(Problem::Inconsistent);
-                    (back.meta, Default::default())
-                }
-            };
-            let changed = !after.same_content(&back.meta) || (content.length != size && size != 0);
-            if changed && attempt < AGAIN && size <= AGAIN_MAX {
-                let found = item.found.clone();
-                match this.env.blocking(move || open_file(&found)).await {
-                    Ok(again) => {
-                        open = Some(again);
-                        continue;
-                    }
-                    Err(e) if e.is_vanished() => return Ok(Outcome::Vanished),
-                    Err(e) => problems.push((path_bytes(item.found.path()), told(&e))),
-                }
-            }
-            let hard_link = entry.hard_link.clone();
-            {
-                let mut owners = self.owners.lock().expect("no panic while names are looked up");
-                let problem = entry.problem();
-                entry = from_meta(&after, &mut owners);
-                entry.set_problem(problem);
-            }
-            entry.hard_link = hard_link;
-            if changed {
-                entry.set_problem(Problem::Inconsistent);
-                problems.push((path_bytes(item.found.path()), "changed while it was read".into()));
-            }
-            entry.size = content.length;
-            entry.content = content.finish(self).await?;
-            problems.extend(attributes.problems.iter().map(|e| (path_bytes(item.found.path()), told(e))));
-            for (at, value) in add_xattrs(&mut entry, attributes.list) {
-                let length = value.len() as u64;
-                let admitted = self.budget.admit(length).await;
-                let sealing_ = self.sealing.clone();
-                let sealed = this.env.cpu(move || sealing_.seal(Kind::Data, &[&value], admitted)).await;
-                let ids = self.send(Kind::Data, sealed.map_err(sealing)?).await?;
-                entry.xattrs[at].chunk = Some(piece(&ids[0], length));
-            }
-            break;
-        }
-        Ok(self.done(item, entry, problems))
-    }
-
-    /// Cuts and seals an open file. The inner result is the source's; `None`: stopped on request.
-    async fn pieces(&self, file: OpenFile) -> Result<Result<Option<(Pieces, OpenFile)>, SourceError>, BackupError> {
-        let runs: Vec<Segment> = if file.meta.size == 0 { vec![Segment::Data(0, u64::MAX)] } else { file.segments().collect() };
-        let max = self.splitter.spec().max as usize;
-        let mut pieces = Pieces::new(self);
-        let mut sealing_chunks = FuturesOrdered::new();
-        let (mut file, mut rest) = (Some(file), BytesMut::new());
-        let mut stopped: Option<Result<(), SourceError>> = None;
-        'runs: for run in runs {
-            let (mut offset, end) = match run {
-                Segment::Hole(length) => {
-                    while let Some(sealed) = sealing_chunks.next().await {
-                        pieces.push(self, sealed).await?;
-                    }
-                    pieces.hole(self, length).await?;
-                    continue;
-                }
-                Segment::Data(offset, length) => (offset, offset.saturating_add(length)),
-            };
-            let mut at_end = false;
-            while !at_end {
-                if self.stop.requested() {
-                    stopped = Some(Ok(()));
-                    break 'runs;
-                }
-                let want = BLOCK.min(usize::try_from(end - offset).unwrap_or(BLOCK));
-                let mut admitted = self.budget.admit(want as u64).await;
-                let open = file.take().expect("the file comes back from every read");
-                let carried = std::mem::take(&mut rest);
-                let (open, block, read) = self
-                    .sealing
-                    .env
-                    .blocking(move || {
-                        let mut block = BytesMut::with_capacity(carried.len() + want);
-                        block.extend_from_slice(&carried);
-                        let start = block.len();
-                        block.resize(start + want, 0);
-                        let mut filled = start;
-                        let read = loop {
-                            match open.read_at(offset + (filled - start) as u64, &mut block[filled..]) {
-                                Ok(0) => break Ok(()),
-                                Ok(n) => filled += n,
-                                Err(e) => break Err(e),
-                            }
-                            if filled == block.len() {
-                                break Ok(());
-                            }
-                        };
-                        block.truncate(filled);
-                        (open, block, read.map(|()| filled - start))
-                    })
-                    .await;
-                file = Some(open);
-                let got = match read {
-                    Ok(got) => got,
-                    Err(e) => {
-                        stopped = Some(Err(e));
-                        break 'runs;
-                    }
-                };
-                offset += got as u64;
-                self.sealing.added.read.add(got as u64);
-                self.progress.bytes.add(got as u64);
-                at_end = got < want || offset >= end;
-                rest = block;
-                while rest.len() >= max || (at_end && !rest.is_empty()) {
-                    let chunk = rest.split_to(self.splitter.cut(&rest)).freeze();
-                    let admitted = admitted.split(chunk.len() as u64);
-                    if sealing_chunks.len() >= CHUNKS_AT_ONCE
-                        && let Some(sealed) = sealing_chunks.next().await
-                    {
-                        pieces.push(self, sealed).await?;
-                    }
-                    sealing_chunks.push_back(self.seal_chunk(chunk, admitted));
-                }
-                // What is left over is small and waits outside the budget: at most one chunk per file being read.
-            }
-        }
-        // Also when stopped: others may rely on the chunks that were taken on here, so they must be sent.
-        while let Some(sealed) = sealing_chunks.next().await {
-            pieces.push(self, sealed).await?;
-        }
-        match stopped {
-            None => Ok(Ok(file.map(|file| (pieces, file)))),
-            Some(Ok(())) => Ok(Ok(None)),
-            Some(Err(e)) => Ok(Err(e)),
-        }
-    }
-
-    /// Seals one chunk on the CPU pool and sends its frame; a task of its own, so that neighbours run beside each other.
-    fn seal_chunk(
-        &self,
-        chunk: Bytes,
-        admitted: crate::backup::budget::Admitted,
-    ) -> crate::clock::Task<Result<(crate::chunk::id::ChunkId, u64), BackupError>> {
-        let (sealing_, frames) = (self.sealing.clone(), self.frames.clone());
-        let (env, length) = (self.sealing.env.clone(), chunk.len() as u64);
-        let (progress, added) = (self.progress.clone(), self.added_handle());
-        self.sealing.env.spawn(async move {
-            let sealed = env.cpu(move || sealing_.seal(Kind::Data, &[&chunk], admitted)).await.map_err(sealing)?;
-            let id = sealed.ids[0];
-            let stored: u64 = sealed.frames.iter().map(|f| f.bytes.len() as u64).sum();
-            let new = (sealed.new_chunks, sealed.new_bytes);
-            for frame in sealed.frames {
-                frames.send(ToPack::Frame(frame)).await.map_err(|_| gone())?;
-            }
-            progress.stored.add(stored);
-            added(new, stored);
-            Ok((id, length))
-        })
-    }
-
-    fn added_handle(&self) -> impl FnOnce((u64, u64), u64) + Send + 'static + use<> {
-        let counters = self.sealing.added.clone();
-        move |(chunks, bytes), stored| {
-            counters.data_chunks.add(chunks);
-            counters.bytes.add(bytes);
-            counters.stored.add(stored);
-        }
-    }
-
     /// Sends the frames of sealed chunks and counts them; gives the chunks' ids.
     pub async fn send(&self, kind: Kind, sealed: Sealed) -> Result<Vec<crate::chunk::id::ChunkId>, BackupError> {
         let counters = &self.sealing.added;
@@ -518,7 +309,7 @@ impl Reading {
         self.send(Kind::Meta, sealed.map_err(sealing)?).await.map(drop)
     }
 
-    fn done(&self, item: Item, entry: Entry, problems: Vec<(Vec<u8>, String)>) -> Outcome {
+    pub(super) fn done(&self, item: Item, entry: Entry, problems: Vec<(Vec<u8>, String)>) -> Outcome {
         let value = Bytes::from(entry.encode_to_vec());
         let change = match &item.previous {
             None => Change::New,
@@ -548,68 +339,12 @@ fn read_again(found: &Found, max: usize, scratch: &mut Vec<u8>) -> Result<Small,
     Ok(read)
 }
 
-/// The pieces of one file: inline while they are few, then a content list.
-struct Pieces {
-    inline: Vec<Piece>,
-    list: Option<TreeBuilder>,
-    nodes: Vec<NodeChunk>,
-    length: u64,
-    ids: crate::chunk::id::IdKey,
-}
-
-impl Pieces {
-    fn new(reading: &Reading) -> Pieces {
-        let ids = reading.sealing.id_key.clone();
-        Pieces { inline: Vec::new(), list: None, nodes: Vec::new(), length: 0, ids }
-    }
-
-    async fn push(
-        &mut self,
-        reading: &Reading,
-        sealed: Result<(crate::chunk::id::ChunkId, u64), BackupError>,
-    ) -> Result<(), BackupError> {
-        let (id, length) = sealed?;
-        self.add(reading, piece(&id, length)).await
-    }
-
-    async fn hole(&mut self, reading: &Reading, length: u64) -> Result<(), BackupError> {
-        reading.progress.bytes.add(length);
-        self.add(reading, Piece { id: Bytes::new(), length }).await
-    }
-
-    async fn add(&mut self, reading: &Reading, piece: Piece) -> Result<(), BackupError> {
-        self.length += piece.length;
-        match &mut self.list {
-            None if self.inline.len() < INLINE_PIECES => self.inline.push(piece),
-            None => {
-                let mut list = TreeBuilder::new(TreeKind::Content, self.ids.clone());
-                for early in self.inline.drain(..).chain([piece]) {
-                    list.push(&[], &early.encode_to_vec(), early.length, &mut self.nodes).map_err(unwritable)?;
-                }
-                self.list = Some(list);
-            }
-            Some(list) => list.push(&[], &piece.encode_to_vec(), piece.length, &mut self.nodes).map_err(unwritable)?,
-        }
-        reading.nodes(&mut self.nodes).await
-    }
-
-    async fn finish(&mut self, reading: &Reading) -> Result<Option<Content>, BackupError> {
-        let list = match self.list.take() {
-            Some(list) => Some(list.finish(&mut self.nodes).map_err(unwritable)?),
-            None => None,
-        };
-        reading.nodes(&mut self.nodes).await?;
-        let pieces = std::mem::take(&mut self.inline);
-        Ok((list.is_some() || !pieces.is_empty()).then_some(Content { pieces, list }))
-    }
-}
-
 /// The pack stage is gone: its own error says why.
-fn gone() -> BackupError {
+pub(super) fn gone() -> BackupError {
     RepositoryError::new(Fault::Failed, "the upload stopped early").into()
 }
 
-fn sealing(e: crate::seal::SealError) -> BackupError {
+pub(super) fn sealing(e: crate::seal::SealError) -> BackupError {
     RepositoryError::caused(Fault::Integrity, "could not seal what was read; nothing of it was stored", e).into()
 }
 

@@ -142,4 +142,3 @@ struct Group {
     plain: Vec<u8>,
     chunks: Vec<(ChunkId, u32)>,
 }
-

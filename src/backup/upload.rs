@@ -67,7 +67,10 @@ impl Outbox {
     pub fn fail(&mut self, fanout: &Fanout, repository: &Repository, index: usize, e: RepositoryError) {
         self.faults.push((index, e.fault));
         let store = repository.set.replicas[index].name.clone();
-        fanout.leave_behind(index, StoreError { kind: StoreErrorKind::Other, store, action: "writing its log".into(), source: Some(Box::new(e)) });
+        fanout.leave_behind(
+            index,
+            StoreError { kind: StoreErrorKind::Other, store, action: "writing its log".into(), source: Some(Box::new(e)) },
+        );
     }
 
     /// The same for either kind of failure.

@@ -13,8 +13,9 @@ use crate::backup::parents::Parents;
 use crate::backup::read::{Change, Done, Item, Outcome, Reading};
 use crate::clock::Task;
 use crate::format::entry::Problem;
-use crate::source::directory::{Found, Unreadable, Walk, Walked};
+use crate::source::directory::{Found, Unreadable, Walked};
 use crate::source::metadata::Kind;
+use crate::source::{Origin, Source};
 
 /// Items that are looked at in one go.
 const GO: usize = 512;
@@ -68,7 +69,7 @@ struct Batch {
 /// Walks to the end (or until asked to stop) and hands on results in path order. Gives how many items vanished, and notes.
 pub async fn run(
     reading: &Arc<Reading>,
-    walk: Walk,
+    walk: Box<dyn Source>,
     mut parents: Parents<'_>,
     comparing: &Comparing,
     known: &Known,
@@ -161,7 +162,7 @@ impl Batch {
             self.bytes += item.found.meta.size;
         }
         // Neighbours share their directory's handle: counting changes is counting handles, about.
-        let folder = Arc::as_ptr(&item.found.parent) as usize;
+        let folder = if let Origin::Directory(parent) = &item.found.origin { Arc::as_ptr(parent) as usize } else { 0 };
         if folder != self.last_folder {
             (self.last_folder, self.folders) = (folder, self.folders + 1);
         }

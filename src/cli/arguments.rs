@@ -58,7 +58,7 @@ pub struct Global {
     /// Shell command that prints the passphrase [$HOLDFAST_PASSWORD_COMMAND]
     #[arg(long, global = true, value_name = "COMMAND")]
     pub password_command: Option<String>,
-    /// File that holds a key of 64 hexadecimal digits [$HOLDFAST_KEY_FILE]
+    /// File that holds a key, as `key generate` writes it [$HOLDFAST_KEY_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
     /// Bytes in flight [$HOLDFAST_MEMORY; default: 128 MiB]

@@ -10,6 +10,7 @@ use crate::config::Settings;
 use crate::repository::error::Fault;
 use crate::repository::init::{InitReport, InitSettings, init};
 use crate::repository::keyring::Unlock;
+use crate::repository::open::worst;
 use crate::seal::key::KdfParams;
 
 /// Arguments.
@@ -42,9 +43,16 @@ pub async fn run(context: &Context, _: InitArguments) -> Result<Outcome, Failure
             context.output.line(format_args!("  {name}: {what}"));
         }
     }
-    let mut outcome = Outcome::success();
     for (name, _, why) in &report.failed {
         context.output.problem("init", name, why);
+    }
+    let all = report.replicas.len() + report.failed.len();
+    let quorum = settings.replicas.write_quorum.unwrap_or(all.saturating_sub(1)).max(1);
+    let mut outcome = Outcome::success();
+    if report.replicas.len() < quorum {
+        let fault = worst(report.failed.iter().map(|(_, fault, _)| *fault)).unwrap_or(Fault::Failed);
+        outcome = Outcome::failure(fault, context.signal());
+    } else if !report.failed.is_empty() {
         outcome.behind();
     }
     Ok(outcome)

@@ -11,10 +11,12 @@ use crate::cli::output::{local, name, rfc3339, short, table};
 use crate::clock::Time;
 use crate::config::secret::{SecretSource, create_secret_file};
 use crate::format::Hash;
+use crate::format::key_slot::KeyFile;
 use crate::repository::Access;
 use crate::repository::error::Fault;
 use crate::repository::keys::KeyView;
 use crate::seal::key::KdfParams;
+use crate::seal::key::Secret;
 
 /// Arguments.
 #[derive(Args)]
@@ -34,7 +36,7 @@ pub enum KeyCommand {
         /// File that holds the new passphrase
         #[arg(long, value_name = "FILE", required_unless_present = "new_key_file", conflicts_with = "new_key_file")]
         new_password_file: Option<PathBuf>,
-        /// File that holds the new key of 64 hexadecimal digits
+        /// File that holds the new key, as `key generate` writes it
         #[arg(long, value_name = "FILE")]
         new_key_file: Option<PathBuf>,
         /// What to call the key
@@ -95,8 +97,8 @@ pub async fn run(context: &Context, arguments: KeyArguments) -> Result<Outcome, 
             said(context, "removed", &key);
         }
         KeyCommand::Generate { file } => {
-            let (path, entropy) = (context.absolute(&file), context.env.random());
-            let written = context.env.blocking(move || create_secret_file(&path, entropy)).await;
+            let (path, text) = (context.absolute(&file), KeyFile(Secret::new(context.env.random())).print());
+            let written = context.env.blocking(move || create_secret_file(&path, &text)).await;
             written.map_err(|e| Failure::new(Fault::Failed, format!("writing a fresh key to {}: {e}", file.display())))?;
             context.output.note(&format!("wrote a fresh key to {}: keep a copy of it in another place", file.display()));
         }

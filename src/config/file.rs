@@ -35,7 +35,7 @@ pub struct RepositorySection {
     pub password_file: Option<Spanned<PathBuf>>,
     /// Shell command that prints the passphrase.
     pub password_command: Option<Spanned<String>>,
-    /// File that holds a key of 64 hexadecimal digits.
+    /// File that holds a key, as `holdfast key generate` writes it.
     pub key_file: Option<Spanned<PathBuf>>,
     /// Stores to read from first, in order.
     pub prefer: Option<Spanned<Vec<String>>>,

@@ -7,9 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::config::{ConfigError, Environment, absolute};
+use crate::format::key_slot::KeyFile;
 use crate::repository::keyring::Unlock;
 use crate::seal::key::Secret;
 
@@ -25,7 +26,7 @@ pub enum SecretSource {
     PasswordFile(PathBuf),
     /// A command for `sh` that prints the passphrase; one line ending at its end does not belong to it.
     PasswordCommand(String),
-    /// A file that holds a key of 64 hexadecimal digits.
+    /// A file that holds a key, as `holdfast key generate` writes it.
     KeyFile(PathBuf),
 }
 
@@ -125,12 +126,11 @@ impl SecretSource {
             SecretSource::KeyFile(path) => {
                 let (bytes, warning) = read_file(path, "key file")?;
                 let text = one_line(bytes, &format!("key file {}", path.display()))?;
-                let mut key = [0; 32];
-                hex::decode_to_slice(text.as_slice(), &mut key)
-                    .map_err(|_| ConfigError::new(format!("key file {} does not hold 64 hexadecimal digits", path.display())))?;
-                let unlock = Unlock::KeyFile(Secret::new(key));
-                key.zeroize();
-                Ok(Loaded { unlock, warning })
+                let wrong =
+                    || ConfigError::new(format!("key file {} does not hold one line `holdfast-key-1 DIGITS`", path.display()));
+                let text = std::str::from_utf8(&text).map_err(|_| wrong())?;
+                let key = KeyFile::parse(text).map_err(|_| wrong())?;
+                Ok(Loaded { unlock: Unlock::KeyFile(key.0), warning })
             }
         }
     }
@@ -142,7 +142,11 @@ impl SecretSource {
         if path.symlink_metadata().is_ok() {
             return Ok(false);
         }
-        match create_secret_file(path, entropy) {
+        let text = match self {
+            SecretSource::KeyFile(_) => KeyFile(Secret::new(entropy)).print(),
+            _ => Zeroizing::new(format!("{}\n", Zeroizing::new(hex::encode(entropy)).as_str())),
+        };
+        match create_secret_file(path, &text) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
             Err(e) => Err(ConfigError::caused(format!("creating the secret file {}", path.display()), e)),
@@ -150,15 +154,13 @@ impl SecretSource {
     }
 }
 
-/// Writes 64 hexadecimal digits made of `entropy` to a new file at `path`, mode 0600, durably; never over another file.
-pub fn create_secret_file(path: &Path, entropy: [u8; 32]) -> std::io::Result<()> {
+/// Writes a secret's text to a new file at `path`, mode 0600, durably; never over another file.
+pub fn create_secret_file(path: &Path, text: &str) -> std::io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700).create(folder)?;
-    let entropy = Zeroizing::new(entropy);
-    let text = Zeroizing::new(format!("{}\n", Zeroizing::new(hex::encode(entropy.as_slice())).as_str()));
     // Temporary files of this kind are made with mode 0600.
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(text.as_bytes())?;
@@ -295,11 +297,11 @@ mod tests {
         assert_eq!(passphrase(&source), Ok(vec![7; 32]));
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         assert!(source.load().is_ok_and(|l| l.warning.is_none()));
-        assert!(create_secret_file(&path, [9; 32]).is_err());
+        assert!(create_secret_file(&path, "x").is_err());
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).expect("changed");
         assert!(source.load().is_ok_and(|l| l.warning.is_some_and(|w| w.contains("every user"))));
         std::fs::write(&path, "abc\n").expect("written");
-        assert!(passphrase(&source).is_err_and(|e| e.contains("64 hexadecimal digits")));
+        assert!(passphrase(&source).is_err_and(|e| e.contains("holdfast-key-1")));
     }
 
     #[test]

@@ -66,7 +66,8 @@ pub fn display(key: &[u8]) -> String {
             out.push('/');
         }
         for character in String::from_utf8_lossy(component).chars() {
-            let steers = character.is_control() || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            let steers = character.is_control()
+                || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
             if steers { out.extend(character.escape_default()) } else { out.push(character) }
         }
     }

@@ -157,7 +157,9 @@ impl Checkpoint {
         let (head, _) = CHECKPOINT.split(stored, 12)?;
         ensure(head[8..] == clear(epoch, slot), what, "it is of another slot")?;
         let plain = CHECKPOINT.open(stored, 12, log_key, repository)?;
-        for (number, max, least) in [(6, usize::MAX, 68), (7, 256, 0), (8, 4096, 0), (9, 4096, 0), (10, usize::MAX, 34), (12, usize::MAX, 34)] {
+        for (number, max, least) in
+            [(6, usize::MAX, 68), (7, 256, 0), (8, 4096, 0), (9, 4096, 0), (10, usize::MAX, 34), (12, usize::MAX, 34)]
+        {
             wire::verify_repeated(what, &plain, number, max, least)?;
         }
         let checkpoint: Checkpoint = message(what, plain)?;

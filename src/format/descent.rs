@@ -38,7 +38,16 @@ impl Descent {
     /// itself over and over must not keep its reader forever.
     pub fn new(kind: TreeKind, root: Child, nodes_max: u64) -> Result<Descent, FormatError> {
         root.verify(WHAT, kind)?;
-        Ok(Descent { kind, root: Some(root), path: Vec::new(), from: Bytes::new(), last_key: None, nodes_max, nodes_read: 0, ended: false })
+        Ok(Descent {
+            kind,
+            root: Some(root),
+            path: Vec::new(),
+            from: Bytes::new(),
+            last_key: None,
+            nodes_max,
+            nodes_read: 0,
+            ended: false,
+        })
     }
 
     /// What comes next.
@@ -97,6 +106,15 @@ impl Descent {
         }
         self.path.push((node, 0));
         Ok(())
+    }
+
+    /// The first key below the node that [`Step::Want`] named, and the first key after it (`None`: it reaches the end).
+    pub fn wanted_span(&self) -> (Bytes, Option<Bytes>) {
+        let key = |node: &Node, at: usize| node.items.get(at).map(|item| item.key.clone());
+        let first = self.path.last().and_then(|(node, at)| key(node, *at)).unwrap_or_default();
+        // Above the last level, the place is past the item that was entered already.
+        let next = self.path.iter().rev().enumerate().find_map(|(up, (node, at))| key(node, *at + usize::from(up == 0)));
+        (first, next)
     }
 
     /// Passes over the node that [`Step::Want`] named, unread.

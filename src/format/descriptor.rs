@@ -4,7 +4,10 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::chunk::split::ChunkerSpec;
-use crate::format::{FORMAT_VERSION, FormatError, Hash, SMALL_MAX, ensure, hash_field, invalid, message, object_hash, unsupported, unwritable, version};
+use crate::format::{
+    FORMAT_VERSION, FormatError, Hash, SMALL_MAX, ensure, hash_field, invalid, message, object_hash, unsupported, unwritable,
+    version,
+};
 
 const WHAT: &str = "a descriptor";
 const MAGIC: &[u8; 8] = b"HOLDFAST";
@@ -131,8 +134,6 @@ impl Descriptor {
         for name in [&self.repository_id, &self.key_slot, &self.generation] {
             hash_field(WHAT, name)?;
         }
-        crate::chunk::split::Splitter::new(self.chunker_spec()?, &[0; 32])
-            .map(drop)
-            .map_err(|e| invalid(WHAT, e.to_string()))
+        crate::chunk::split::Splitter::new(self.chunker_spec()?, &[0; 32]).map(drop).map_err(|e| invalid(WHAT, e.to_string()))
     }
 }

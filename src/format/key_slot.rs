@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::format::{Envelope, FORMAT_VERSION, FormatError, Hash, SMALL_MAX, ensure, hash_field, invalid, message, unsupported, unwritable, version};
+use crate::format::{
+    Envelope, FORMAT_VERSION, FormatError, Hash, SMALL_MAX, ensure, hash_field, invalid, message, unsupported, unwritable,
+    version,
+};
 use crate::seal::key::{KdfParams, Secret};
 use crate::seal::{Kind, STRUCTURE_OVERHEAD};
 

@@ -162,7 +162,14 @@ struct Envelope {
 
 impl Envelope {
     /// Seals `plain` behind magic, version and `clear`, which are authenticated with it.
-    fn seal(&self, clear: &[u8], plain: &[u8], secret: &Secret, repository: &Hash, entropy: [u8; 32]) -> Result<Bytes, FormatError> {
+    fn seal(
+        &self,
+        clear: &[u8],
+        plain: &[u8],
+        secret: &Secret,
+        repository: &Hash,
+        entropy: [u8; 32],
+    ) -> Result<Bytes, FormatError> {
         let mut stored = Vec::with_capacity(8 + clear.len() + plain.len() + STRUCTURE_OVERHEAD);
         stored.extend_from_slice(self.magic);
         stored.extend_from_slice(&FORMAT_VERSION.to_le_bytes());

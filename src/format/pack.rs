@@ -7,7 +7,10 @@ use prost::Message;
 
 use crate::chunk::id::ChunkId;
 use crate::format::index::PackEntry;
-use crate::format::{CHUNK_MAX, FORMAT_VERSION, FormatError, Hash, PACK_MAX, ensure, invalid, message, object_hash, unsupported, unwritable, version, wire};
+use crate::format::{
+    CHUNK_MAX, FORMAT_VERSION, FormatError, Hash, PACK_MAX, ensure, invalid, message, object_hash, unsupported, unwritable,
+    version, wire,
+};
 use crate::seal::key::Secret;
 use crate::seal::{Compression, FRAME_OVERHEAD, FrameShape, Kind, STRUCTURE_OVERHEAD};
 
@@ -110,7 +113,11 @@ impl Frame {
         ensure(self.offset >= after, what, "frames overlap or are not in order")?;
         ensure(self.plain > 0 && self.plain as usize <= CHUNK_MAX, what, "a frame's length is out of bounds")?;
         ensure(self.generation > 0, what, "a frame's key generation is 0")?;
-        ensure(!self.lengths.is_empty() && self.lengths.len() <= FRAME_CHUNKS_MAX, what, "a frame's number of chunks is out of bounds")?;
+        ensure(
+            !self.lengths.is_empty() && self.lengths.len() <= FRAME_CHUNKS_MAX,
+            what,
+            "a frame's number of chunks is out of bounds",
+        )?;
         ensure(self.ids.len() == 32 * self.lengths.len(), what, "a frame's ids and lengths differ in number")?;
         let mut sum = 0_u64;
         for &length in &self.lengths {
@@ -222,7 +229,8 @@ impl PackBuilder {
     pub fn finish(mut self, index_key: &Secret, repository: &Hash, entropy: [u8; 32]) -> FinishedPack {
         let trailer = Trailer { frames: self.frames };
         let context = trailer_context(&self.bytes[..HEADER_LEN], self.bytes.len() as u64);
-        let sealed = crate::seal::seal_structure(index_key, repository, Kind::Trailer, &context, &trailer.encode_to_vec(), entropy);
+        let sealed =
+            crate::seal::seal_structure(index_key, repository, Kind::Trailer, &context, &trailer.encode_to_vec(), entropy);
         self.bytes.extend_from_slice(&sealed);
         self.bytes.extend_from_slice(&(sealed.len() as u32).to_le_bytes());
         self.bytes.extend_from_slice(END_MAGIC);
@@ -251,7 +259,13 @@ pub fn trailer_range(tail: &[u8], size: u64) -> Result<Range<u64>, FormatError> 
 }
 
 /// Opens a trailer: `header` is the pack's first [`HEADER_LEN`] bytes, `sealed` the bytes at [`trailer_range`].
-pub fn decode_trailer(header: &[u8], sealed: &[u8], size: u64, index_key: &Secret, repository: &Hash) -> Result<(PackKind, Vec<Frame>), FormatError> {
+pub fn decode_trailer(
+    header: &[u8],
+    sealed: &[u8],
+    size: u64,
+    index_key: &Secret,
+    repository: &Hash,
+) -> Result<(PackKind, Vec<Frame>), FormatError> {
     let kind = decode_header(header)?;
     let offset = size.checked_sub((END_LEN + sealed.len()) as u64).ok_or_else(|| invalid(WHAT, "truncated"))?;
     let context = trailer_context(header, offset);

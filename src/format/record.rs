@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::format::{FORMAT_VERSION, FormatError, Hash, RECORD_MAX, ensure, hash_field, invalid, message, unsupported, unwritable, version};
+use crate::format::{
+    FORMAT_VERSION, FormatError, Hash, RECORD_MAX, ensure, hash_field, invalid, message, unsupported, unwritable, version,
+};
 use crate::seal::key::Secret;
 use crate::seal::{Kind, STRUCTURE_OVERHEAD};
 
@@ -333,7 +335,13 @@ impl SlotHeader {
 }
 
 /// The bytes to store in a slot.
-pub fn encode_slot(header: &SlotHeader, body: &Body, log_key: &Secret, repository: &Hash, entropy: [u8; 32]) -> Result<Bytes, FormatError> {
+pub fn encode_slot(
+    header: &SlotHeader,
+    body: &Body,
+    log_key: &Secret,
+    repository: &Hash,
+    entropy: [u8; 32],
+) -> Result<Bytes, FormatError> {
     header.verify().and_then(|()| body.verify()).map_err(FormatError::on_writing)?;
     if body.action.is_none() {
         return Err(unwritable(WHAT, "it has no action"));
@@ -351,7 +359,12 @@ pub fn encode_slot(header: &SlotHeader, body: &Body, log_key: &Secret, repositor
 }
 
 /// Reads a slot's bytes. An action that is not known comes back as `None`: the caller looks at `critical`.
-pub fn decode_slot(stored: &[u8], log_key: &Secret, repository: &Hash, expected: &Expected) -> Result<(SlotHeader, Body), FormatError> {
+pub fn decode_slot(
+    stored: &[u8],
+    log_key: &Secret,
+    repository: &Hash,
+    expected: &Expected,
+) -> Result<(SlotHeader, Body), FormatError> {
     ensure(stored.len() <= RECORD_MAX, WHAT, "longer than the format allows")?;
     ensure(stored.len() >= 8, WHAT, "truncated")?;
     ensure(stored.starts_with(MAGIC), WHAT, "wrong magic")?;

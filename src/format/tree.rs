@@ -177,7 +177,15 @@ impl TreeBuilder {
         }
     }
 
-    fn append(&mut self, at: usize, key: &[u8], value: &[u8], entries: u64, bytes: u64, out: &mut Vec<NodeChunk>) -> Result<(), FormatError> {
+    fn append(
+        &mut self,
+        at: usize,
+        key: &[u8],
+        value: &[u8],
+        entries: u64,
+        bytes: u64,
+        out: &mut Vec<NodeChunk>,
+    ) -> Result<(), FormatError> {
         if at == self.levels.len() {
             if at > LEVEL_MAX as usize {
                 return Err(unwritable(WHAT, "too deep"));

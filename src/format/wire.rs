@@ -76,7 +76,13 @@ impl<'a> Fields<'a> {
 
 /// Refuses a message that holds field `number` more than `max` times, or (where `least` is given) in fewer bytes than
 /// any true one has: a few bytes must not unfold into much memory.
-pub(crate) fn verify_repeated(what: &'static str, message: &[u8], number: u32, max: usize, least: usize) -> Result<(), FormatError> {
+pub(crate) fn verify_repeated(
+    what: &'static str,
+    message: &[u8],
+    number: u32,
+    max: usize,
+    least: usize,
+) -> Result<(), FormatError> {
     let mut fields = Fields::new(what, message);
     let mut count = 0;
     while let Some((found, value)) = fields.next()? {

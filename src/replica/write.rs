@@ -152,7 +152,13 @@ impl Fanout {
 
     /// Starts the upload of `bytes` under `name` to the replicas of `mask` that are still part of the run. The answer comes
     /// when every one of them is done or left behind: the replicas that proved to hold the object. `hold` is dropped then.
-    pub fn send<H: Send + Sync + 'static>(&self, name: &ObjectName, bytes: &Bytes, mask: Mask, hold: H) -> oneshot::Receiver<Mask> {
+    pub fn send<H: Send + Sync + 'static>(
+        &self,
+        name: &ObjectName,
+        bytes: &Bytes,
+        mask: Mask,
+        hold: H,
+    ) -> oneshot::Receiver<Mask> {
         let (done, answer) = oneshot::channel();
         // Dropped by the last lane's task, whether it finished, failed or was aborted: only then are the bytes let go.
         let ticket = Arc::new(Ticket { have: Mutex::new((Mask::default(), Some(done))), _hold: Box::new(hold) });

@@ -90,13 +90,18 @@ impl Log {
         Ok(())
     }
 
+    /// Reads a checkpoint with the lists it names, for what it is worth: says why it cannot be used, if so.
+    pub async fn verify_checkpoint(&self, slot: u64) -> Result<(), String> {
+        self.read_checkpoint(slot).await.map(drop)
+    }
+
     async fn read_checkpoint(&self, slot: u64) -> Result<(State, Runs), String> {
         let epoch = self.state.epoch;
         let name = layout::checkpoint(epoch, slot);
         let stored = self.replica.store.get(&name, None).await.map_err(|e| e.to_string())?;
         let keyring = &self.keyring;
-        let checkpoint = Checkpoint::decode(&stored, &keyring.keys.log, &keyring.repository_id, epoch, slot)
-            .map_err(|e| e.to_string())?;
+        let checkpoint =
+            Checkpoint::decode(&stored, &keyring.keys.log, &keyring.repository_id, epoch, slot).map_err(|e| e.to_string())?;
         let (mut state, mut runs) = (State { epoch, slot, ..State::default() }, Runs::default());
         state.hash = array(&checkpoint.slot_hash);
         state.replica_id = Some(array(&checkpoint.replica_id));

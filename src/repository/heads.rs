@@ -44,10 +44,7 @@ pub fn load(state_dir: &Path, repository: &[u8; 32]) -> BTreeMap<[u8; 32], Head>
         let mut out = [0; 32];
         hex::decode_to_slice(text, &mut out).ok().map(|()| out)
     };
-    stored
-        .iter()
-        .filter_map(|(id, s)| Some((hash(id)?, Head { epoch: s.epoch, slot: s.slot, hash: hash(&s.hash)? })))
-        .collect()
+    stored.iter().filter_map(|(id, s)| Some((hash(id)?, Head { epoch: s.epoch, slot: s.slot, hash: hash(&s.hash)? }))).collect()
 }
 
 /// Remembers heads; those of other replicas stay. Written beside and renamed, so that two runs cannot tear it.
@@ -59,10 +56,8 @@ pub fn save(state_dir: &Path, repository: &[u8; 32], heads: &BTreeMap<[u8; 32], 
             all.insert(*id, *head);
         }
     }
-    let stored: BTreeMap<String, Stored> = all
-        .iter()
-        .map(|(id, h)| (hex::encode(id), Stored { epoch: h.epoch, slot: h.slot, hash: hex::encode(h.hash) }))
-        .collect();
+    let stored: BTreeMap<String, Stored> =
+        all.iter().map(|(id, h)| (hex::encode(id), Stored { epoch: h.epoch, slot: h.slot, hash: hex::encode(h.hash) })).collect();
     let file = path(state_dir, repository);
     let folder = file.parent().expect("the path has a folder");
     std::fs::create_dir_all(folder)?;

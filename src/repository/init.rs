@@ -108,9 +108,8 @@ pub async fn init(
             (stored, descriptor)
         }
     };
-    let mask = Mask(found.iter().fold(0, |m, (i, _, _)| m | 1 << i));
-    let keyring =
-        unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, keyring::LEVEL).await?;
+    let mut mask = Mask(found.iter().fold(0, |m, (i, _, _)| m | 1 << i));
+    let keyring = unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, keyring::LEVEL).await?;
     let keyring = std::sync::Arc::new(keyring);
     let mut replicas = Vec::new();
     for replica in &set.replicas {
@@ -118,7 +117,11 @@ pub async fn init(
             continue;
         }
         match complete(env, &set, mask, replica, &keyring, &stored, &descriptor).await {
-            Ok(what) => replicas.push((replica.name.clone(), what)),
+            Ok(what) => {
+                // The next ones can have the keys from here, too: the store that decided may fail on the way.
+                mask = mask.or(Mask::one(replica.index));
+                replicas.push((replica.name.clone(), what));
+            }
             Err(e) => failed.push((replica.name.clone(), e.fault, story(&e))),
         }
     }
@@ -177,6 +180,10 @@ async fn refuse_foreign(replica: &Replica) -> Result<(), RepositoryError> {
             ));
         }
         if !info.name.as_str().starts_with(layout::prefix(Class::Key)) {
+            // Someone else may be making the same repository at this moment: the descriptor comes before whatever else there is.
+            if replica.store.stat(&layout::descriptor()).await?.is_some() {
+                return Ok(());
+            }
             return Err(RepositoryError::new(
                 Fault::Integrity,
                 format!("store {}: holds {} but no descriptor: its descriptor was lost", replica.name, info.name),
@@ -208,7 +215,8 @@ async fn complete(
                 if object_hash(&bytes) == hash { Ok(bytes) } else { Err("its bytes do not match its name".into()) }
             })
             .await;
-            let bytes = bytes.ok_or_else(|| RepositoryError::new(Fault::Integrity, format!("{name} cannot be had from any store")))?;
+            let bytes =
+                bytes.ok_or_else(|| RepositoryError::new(Fault::Integrity, format!("{name} cannot be had from any store")))?;
             put_proven(replica, &name, &bytes).await?;
         }
     }

@@ -47,8 +47,7 @@ impl Keyring {
     /// From the root secret and the first generation.
     pub fn new(repository_id: Hash, root: Secret, generation: &Generation, slot: Hash, level: i32) -> Keyring {
         let keys = RepositoryKeys::from_root(&root);
-        let sealer =
-            FrameSealer::new(repository_id, generation.number, generation.secret.clone(), keys.salt.clone(), level);
+        let sealer = FrameSealer::new(repository_id, generation.number, generation.secret.clone(), keys.salt.clone(), level);
         let id_key = IdKey::new(*keys.chunk_id.expose());
         Keyring { repository_id, keys, id_key, sealer: Arc::new(sealer), slot, root }
     }
@@ -87,9 +86,9 @@ async fn kek(env: &Env, unlock: &Unlock, kind: &key_slot::Unlock, floor: KdfFloo
         (Unlock::Passphrase(text), key_slot::Unlock::Passphrase { salt, params }) => {
             let (text, salt, params) = (text.clone(), *salt, *params);
             let stretched = env.cpu(move || stretch(&text, &salt, &params, floor)).await;
-            stretched.map(Some).map_err(|e| {
-                RepositoryError::caused(Fault::Integrity, "a key slot asks for a key derivation that is refused", e)
-            })
+            stretched
+                .map(Some)
+                .map_err(|e| RepositoryError::caused(Fault::Integrity, "a key slot asks for a key derivation that is refused", e))
         }
         (Unlock::KeyFile(secret), key_slot::Unlock::KeyFile) => Ok(Some(secret.clone())),
         _ => Ok(None),
@@ -124,10 +123,14 @@ pub fn open_with_root(
     generation: &Bytes,
     level: i32,
 ) -> Result<Keyring, RepositoryError> {
-    let integrity = |e: FormatError| RepositoryError::caused(Fault::Integrity, "the repository's generation secret is damaged", e);
+    let integrity =
+        |e: FormatError| RepositoryError::caused(Fault::Integrity, "the repository's generation secret is damaged", e);
     let repository_id = descriptor.repository().map_err(integrity)?;
     if object_hash(generation)[..] != descriptor.generation[..] {
-        return Err(RepositoryError::new(Fault::Integrity, "the repository's generation secret is not the one its descriptor names"));
+        return Err(RepositoryError::new(
+            Fault::Integrity,
+            "the repository's generation secret is not the one its descriptor names",
+        ));
     }
     let wrap = RepositoryKeys::from_root(&root).wrap.clone();
     let generation = Generation::decode(generation, &wrap, &repository_id).map_err(integrity)?;

@@ -109,7 +109,9 @@ impl Repository {
         let views: Vec<KeyView> = self.keys().await?.into_iter().filter(|v| !v.revoked).collect();
         let matching: Vec<_> = views.iter().filter(|v| hex::encode(v.id).starts_with(&prefix.to_ascii_lowercase())).collect();
         let id = match matching.as_slice() {
-            [one] if one.in_use => return usage("this key is in use: open the repository with another one to withdraw it".into()),
+            [one] if one.in_use => {
+                return usage("this key is in use: open the repository with another one to withdraw it".into());
+            }
             [one] => one.id,
             [] => return usage(format!("there is no key whose id begins with {prefix}")),
             several => return usage(format!("{} keys' ids begin with {prefix}: write more of it", several.len())),

@@ -41,7 +41,7 @@ pub struct Log {
     /// The last slot that has a checkpoint, as far as known.
     pub checkpointed: u64,
     /// Runs of the sets in the last checkpoint, see `checkpoints`.
-    pub(super) runs: super::checkpoints::Runs,
+    pub(super) runs: crate::repository::checkpoints::Runs,
     pub(super) env: Env,
     pub(super) keyring: Arc<Keyring>,
     run_id: Hash,
@@ -62,7 +62,7 @@ impl Log {
             state: State { epoch: seen_epoch.max(1), ..State::default() },
             damaged: None,
             checkpointed: 0,
-            runs: super::checkpoints::Runs::default(),
+            runs: crate::repository::checkpoints::Runs::default(),
             env: env.clone(),
             keyring: keyring.clone(),
             run_id,
@@ -112,7 +112,10 @@ impl Log {
                 if self.replica.store.stat(name).await?.is_none() {
                     return Err(RepositoryError::new(
                         Fault::Rollback,
-                        format!("store {}: {name} is missing although later slots exist: the log was tampered with", self.replica.name),
+                        format!(
+                            "store {}: {name} is missing although later slots exist: the log was tampered with",
+                            self.replica.name
+                        ),
                     ));
                 }
             }
@@ -161,7 +164,7 @@ impl Log {
                 return Ok(());
             }
         };
-        if body.prev[..] != self.state.hash[..] && !(slot == 1) {
+        if body.prev[..] != self.state.hash[..] && slot != 1 {
             return Err(RepositoryError::new(
                 Fault::Rollback,
                 format!("store {}: {name} does not follow the slot before it: the log was forked", self.replica.name),
@@ -221,9 +224,15 @@ impl Log {
             return Ok(*hash == seen.hash);
         }
         let name = layout::slot(seen.epoch, seen.slot);
-        let read = read_one(&self.replica, &name, None, async |stored| {
-            if object_hash(&stored) == seen.hash { Ok(()) } else { Err(String::new()) }
-        });
+        let read =
+            read_one(
+                &self.replica,
+                &name,
+                None,
+                async |stored| {
+                    if object_hash(&stored) == seen.hash { Ok(()) } else { Err(String::new()) }
+                },
+            );
         match read.await {
             Ok(()) => Ok(true),
             Err(fault) if fault.is_damage() => Ok(false),
@@ -270,11 +279,17 @@ impl Log {
             if let Some(next) = self.state.closed {
                 return Err(RepositoryError::new(
                     Fault::Integrity,
-                    format!("store {}: the log is closed for epoch {next}, which has not begun: its repair was interrupted", self.replica.name),
+                    format!(
+                        "store {}: the log is closed for epoch {next}, which has not begun: its repair was interrupted",
+                        self.replica.name
+                    ),
                 ));
             }
             let Some(replica_id) = self.state.replica_id else {
-                return Err(RepositoryError::new(Fault::NoRepository, format!("store {}: the log has no genesis: run init", self.replica.name)));
+                return Err(RepositoryError::new(
+                    Fault::NoRepository,
+                    format!("store {}: the log has no genesis: run init", self.replica.name),
+                ));
             };
             verify(&self.state)?;
             if self.create_next(replica_id, action.clone(), critical, heads).await? {
@@ -285,7 +300,10 @@ impl Log {
         }
         Err(RepositoryError::new(
             Fault::Contention,
-            format!("store {}: {RACES_MAX} others were faster to write to the log: try again when fewer run at once", self.replica.name),
+            format!(
+                "store {}: {RACES_MAX} others were faster to write to the log: try again when fewer run at once",
+                self.replica.name
+            ),
         ))
     }
 
@@ -358,7 +376,7 @@ pub(super) fn read_error(name: &crate::store::name::ObjectName, fault: ReadFault
 }
 
 /// An error with its causes, in one line.
-pub(super) fn chain(e: &FormatError) -> String {
+pub fn chain(e: &FormatError) -> String {
     let mut text = e.to_string();
     let mut source = std::error::Error::source(e);
     while let Some(cause) = source {

@@ -9,12 +9,14 @@
 pub mod checkpoints;
 pub mod chunk_index;
 pub mod error;
+pub mod frames;
 pub mod heads;
 pub mod init;
 pub mod keyring;
 pub mod keys;
 pub mod layout;
 pub mod log;
+pub mod notes;
 pub mod open;
 pub mod reader;
 pub mod snapshots;
@@ -24,7 +26,7 @@ pub mod writer;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use bytes::Bytes;
 use tokio::sync::OnceCell;
@@ -32,10 +34,11 @@ use tokio::sync::OnceCell;
 use crate::chunk::split::ChunkerSpec;
 use crate::clock::Env;
 use crate::format::Hash;
+use crate::format::descriptor::Descriptor;
 use crate::format::record::Head as RecordHead;
 use crate::replica::{Mask, ReplicaSet};
 use crate::repository::chunk_index::ChunkIndex;
-use crate::repository::error::Fault;
+use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::heads::Head;
 use crate::repository::keyring::Keyring;
 use crate::repository::log::Log;
@@ -52,14 +55,18 @@ pub struct Repository {
     pub chunker: ChunkerSpec,
     /// Drawn when it was opened; stands in every record that is written.
     pub run_id: Hash,
+    descriptor: Descriptor,
     logs: Vec<Option<tokio::sync::Mutex<Log>>>,
     faults: Mutex<BTreeMap<usize, (Fault, String)>>,
     heads: Mutex<BTreeMap<Hash, Head>>,
     state_dir: Option<PathBuf>,
     index: Arc<RwLock<ChunkIndex>>,
     index_loaded: OnceCell<()>,
+    gaps: std::sync::atomic::AtomicBool,
     met: Mutex<Vec<Met>>,
     frames: reader::FrameCache,
+    only: OnceLock<usize>,
+    unanswered: Mutex<BTreeMap<usize, u32>>,
 }
 
 /// Something a read met at a replica.
@@ -88,9 +95,34 @@ impl Repository {
         self.keyring.repository_id
     }
 
+    /// What the repository says about itself.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
     /// The replicas whose logs were read and may be relied on for reading.
     pub fn readable(&self) -> Mask {
-        Mask(self.logs.iter().enumerate().filter(|(_, l)| l.is_some()).fold(0, |m, (i, _)| m | 1 << i))
+        let all = Mask(self.logs.iter().enumerate().filter(|(_, l)| l.is_some()).fold(0, |m, (i, _)| m | 1 << i));
+        self.only.get().map_or(all, |i| all.and(Mask::one(*i)))
+    }
+
+    /// From now on, nothing is read from any replica but the named one. Once for all; an unknown name is the
+    /// operator's mistake, a replica whose log could not be read fails as it did.
+    pub fn read_only_from(&self, name: &str) -> Result<(), RepositoryError> {
+        if let Some((_, _, e)) = self.set.closed.iter().find(|(closed, _, _)| closed == name) {
+            return Err(RepositoryError::new(RepositoryError::from_kind(e.kind), format!("store {name} cannot be opened: {e}")));
+        }
+        let Some(replica) = self.set.replicas.iter().find(|r| r.name == name) else {
+            return Err(RepositoryError::new(Fault::Usage, format!("there is no store {name:?}")));
+        };
+        if self.logs.get(replica.index).is_none_or(Option::is_none) {
+            let (fault, why) = self.fault(replica.index).unwrap_or((Fault::Failed, format!("store {name} cannot be read")));
+            return Err(RepositoryError::new(fault, why));
+        }
+        if *self.only.get_or_init(|| replica.index) == replica.index {
+            return Ok(());
+        }
+        Err(RepositoryError::new(Fault::Usage, "the repository is being read from another store alone"))
     }
 
     /// The replicas that may be written to: their log was read, is whole, agrees with what was seen of it before, and their

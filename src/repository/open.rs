@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -116,8 +116,10 @@ pub(super) async fn unlock_descriptor(
     let hash = |bytes: &Bytes| Hash::try_from(bytes.as_ref()).unwrap_or_default();
     let repository_id = hash(&descriptor.repository_id);
     let named = hash(&descriptor.key_slot);
-    let matches = |want: Hash| async move |bytes: Bytes| {
-        if object_hash(&bytes) == want { Ok(bytes) } else { Err("its bytes do not match its name".to_owned()) }
+    let matches = |want: Hash| {
+        async move |bytes: Bytes| {
+            if object_hash(&bytes) == want { Ok(bytes) } else { Err("its bytes do not match its name".to_owned()) }
+        }
     };
     let mut opened: Option<(Secret, Hash)> = None;
     let (slot, _) = read_any(set, mask, &layout::hashed(Class::Key, &named), None, matches(named)).await;
@@ -130,7 +132,10 @@ pub(super) async fn unlock_descriptor(
         opened = other_slot(env, set, mask, &repository_id, named, unlock, lowered).await?;
     }
     let Some((root, slot)) = opened else {
-        return Err(RepositoryError::new(Fault::WrongKey, "wrong passphrase or key file: no key slot of this repository opens with it"));
+        return Err(RepositoryError::new(
+            Fault::WrongKey,
+            "wrong passphrase or key file: no key slot of this repository opens with it",
+        ));
     };
     let generation = hash(&descriptor.generation);
     let (stored, met) = read_any(set, mask, &layout::hashed(Class::Key, &generation), None, matches(generation)).await;
@@ -214,8 +219,7 @@ impl Repository {
             ));
         }
         let mask = Mask(found.iter().fold(0, |m, (i, _, _)| m | 1 << i));
-        let keyring =
-            unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, settings.level).await?;
+        let keyring = unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, settings.level).await?;
         let keyring = Arc::new(keyring);
         let run_id = env.random();
         let seen = settings.state_dir.as_ref().map(|dir| heads::load(dir, &keyring.repository_id)).unwrap_or_default();
@@ -263,14 +267,18 @@ impl Repository {
             keyring,
             chunker,
             run_id,
+            descriptor,
             logs: logs.into_iter().map(|log| log.map(tokio::sync::Mutex::new)).collect(),
             faults: Mutex::new(faults),
             heads: Mutex::new(heads),
             state_dir: settings.state_dir,
             index: Arc::new(RwLock::new(ChunkIndex::new(settings.index_memory))),
             index_loaded: OnceCell::new(),
+            gaps: std::sync::atomic::AtomicBool::new(false),
             met: Mutex::default(),
             frames: FrameCache::default(),
+            only: OnceLock::new(),
+            unanswered: Mutex::default(),
         })
     }
 }
@@ -372,7 +380,8 @@ async fn probe(env: &Env, set: &ReplicaSet, logs: &[Option<Log>], stored: &Bytes
     let usable = |r: &&Replica| logs[r.index].is_some() && !faults.contains_key(&r.index);
     let replicas: Vec<_> = set.replicas.iter().filter(usable).collect();
     let patience = set.settings.stall;
-    let answers = join_all(replicas.iter().map(|r| while_it_answers(env, r, patience, "opening", refuses(r, &name, stored)))).await;
+    let answers =
+        join_all(replicas.iter().map(|r| while_it_answers(env, r, patience, "opening", refuses(r, &name, stored)))).await;
     for (replica, answer) in replicas.into_iter().zip(answers) {
         match answer.and_then(|refused| refused) {
             Ok(true) => {}

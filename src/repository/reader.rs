@@ -1,6 +1,7 @@
 //! Reading chunks, frames and catalogs: every byte verified, every replica tried before anything counts as lost.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
@@ -66,7 +67,7 @@ pub struct Wanted {
     pub length: u32,
 }
 
-fn seal_kind(kind: PackKind) -> Kind {
+pub(super) fn seal_kind(kind: PackKind) -> Kind {
     if kind == PackKind::Meta { Kind::Meta } else { Kind::Data }
 }
 
@@ -90,11 +91,33 @@ impl Repository {
                 }
             }
         }
-        let mut reads = stream::iter(segments).map(|(hash, mask)| async move { (mask, self.read_segment(&hash, mask).await) }).buffered(SEGMENTS_AT_ONCE);
-        while let Some((mask, segment)) = reads.next().await {
-            // A segment that cannot be had leaves its chunks unknown: a backup sends them again, a restore says what it lacks.
-            if let Some(segment) = segment {
-                self.index.write().expect("no panic while the index is locked").insert(&segment, mask)?;
+        let mut reads = stream::iter(segments)
+            .map(|(hash, mask)| async move { (mask, self.segment(&hash, mask).await) })
+            .buffered(SEGMENTS_AT_ONCE);
+        let mut unproven: Vec<(usize, Vec<Hash>)> = Vec::new();
+        while let Some((mask, (segment, met))) = reads.next().await {
+            if let Some(segment) = &segment {
+                self.index.write().expect("no panic while the index is locked").insert(segment, mask)?;
+            }
+            for (replica, fault) in met {
+                // A segment that cannot be had leaves its chunks unknown: a backup sends them again, a restore says what it lacks.
+                // Where only other replicas have it, this one alone could not restore: its packs are not relied on there.
+                let packs: Vec<Hash> = segment.iter().flat_map(|s| &s.packs).filter_map(|p| p.name().ok()).collect();
+                if segment.is_none() || fault.is_damage() {
+                    self.gaps.store(true, Ordering::Relaxed);
+                }
+                if fault.is_damage() && !packs.is_empty() {
+                    packs.iter().for_each(|p| self.meet(Met { replica, pack: Some(*p), what: fault.to_string() }));
+                    unproven.push((replica, packs));
+                } else {
+                    self.meet(Met { replica, pack: None, what: fault.to_string() });
+                }
+            }
+        }
+        {
+            let mut chunks = self.index.write().expect("no panic while the index is locked");
+            for (replica, packs) in unproven {
+                packs.iter().for_each(|pack| chunks.distrust(replica, pack, true));
             }
         }
         for index in self.readable().indices() {
@@ -118,19 +141,23 @@ impl Repository {
         }
     }
 
-    async fn read_segment(&self, hash: &Hash, mask: Mask) -> Option<Segment> {
+    /// Whether some log relies on a segment that is damaged there, or could be read nowhere: what its snapshots need is
+    /// then not all known to be covered.
+    pub fn index_has_gaps(&self) -> bool {
+        self.gaps.load(Ordering::Relaxed)
+    }
+
+    /// An index segment from the first replica of `mask` that has it whole, and what was met at those before it.
+    pub async fn segment(&self, hash: &Hash, mask: Mask) -> (Option<Segment>, crate::replica::read::Met) {
         let name = layout::hashed(Class::Segment, hash);
-        let (segment, met) = read_any(&self.set, mask, &name, None, async |bytes: Bytes| {
+        read_any(&self.set, mask, &name, None, async |bytes: Bytes| {
             if object_hash(&bytes) != *hash {
                 return Err("its bytes do not match its name".to_owned());
             }
-            Segment::decode(&bytes, &self.keyring.keys.index, &self.keyring.repository_id).map_err(|e| super::log::chain(&e))
+            Segment::decode(&bytes, &self.keyring.keys.index, &self.keyring.repository_id)
+                .map_err(|e| crate::repository::log::chain(&e))
         })
-        .await;
-        for (replica, fault) in met {
-            self.meet(Met { replica, pack: None, what: fault.to_string() });
-        }
-        segment
+        .await
     }
 
     /// The plaintext of a frame, with the wanted chunks in it verified. Tries every replica that has the pack, those that
@@ -145,12 +172,8 @@ impl Repository {
         let name = layout::hashed(pack_class(pack.kind), &pack.hash);
         let range = u64::from(place.frame_offset)..u64::from(place.frame_offset) + u64::from(place.frame_stored);
         let kind = seal_kind(pack.kind);
-        let readable = self.readable();
-        let (trusted, rest) = (pack.usable().and(readable), pack.published.and(readable).without(pack.usable()));
-        let mut order = self.set.reading_order(trusted);
-        order.extend(self.set.reading_order(rest));
         let wanted: Arc<[Wanted]> = wanted.into();
-        for replica in order {
+        for replica in self.order_for(&pack) {
             let read = read_one(replica, &name, Some(range.clone()), async |bytes: Bytes| {
                 let (keyring, shape, wanted) = (self.keyring.clone(), place.shape, wanted.clone());
                 self.env
@@ -161,7 +184,9 @@ impl Repository {
                     })
                     .await
             });
-            match read.await {
+            let read = read.await;
+            self.note_answer(replica.index, read.as_ref().err());
+            match read {
                 Ok(plain) => {
                     if kind == Kind::Meta {
                         self.frames.put(place.frame, plain.clone());
@@ -194,7 +219,7 @@ impl Repository {
     /// Reads a tree from left to right.
     pub fn cursor(&self, kind: TreeKind, root: &Child) -> Result<Cursor<'_>, RepositoryError> {
         let descent = Descent::new(kind, root.clone(), NODES_MAX).map_err(|e| damaged_tree(&e))?;
-        Ok(Cursor { repository: self, descent, ahead: BTreeMap::new(), read: Vec::new() })
+        Ok(Cursor { repository: self, descent, ahead: BTreeMap::new(), read: Vec::new(), stuck: None })
     }
 
     /// Writes into the logs that packs met on the way are not to be relied on. Gives notes for people. A replica that
@@ -246,7 +271,7 @@ impl Repository {
     }
 }
 
-fn verify(id_key: &crate::chunk::id::IdKey, plain: &[u8], wanted: &[Wanted]) -> Result<(), String> {
+pub(super) fn verify(id_key: &crate::chunk::id::IdKey, plain: &[u8], wanted: &[Wanted]) -> Result<(), String> {
     for want in wanted {
         let chunk = plain
             .get(want.offset as usize..want.offset as usize + want.length as usize)
@@ -264,7 +289,7 @@ fn damaged_tree(e: &FormatError) -> RepositoryError {
         FormatError::Unsupported { .. } => Fault::Unsupported,
         _ => Fault::Integrity,
     };
-    RepositoryError::new(fault, super::log::chain(e))
+    RepositoryError::new(fault, crate::repository::log::chain(e))
 }
 
 /// A place in a tree, moving from left to right, that reads what it needs.
@@ -273,6 +298,21 @@ pub struct Cursor<'r> {
     descent: Descent,
     ahead: BTreeMap<ChunkId, Bytes>,
     read: Vec<ChunkId>,
+    /// The node that could not be read.
+    stuck: Option<Child>,
+}
+
+/// A part of a tree that cannot be read.
+#[derive(Clone, Debug)]
+pub struct Unread {
+    /// The first key in it (of a content list: empty).
+    pub first: Bytes,
+    /// The first key after it; none: it reaches the end.
+    pub next: Option<Bytes>,
+    /// How many items it has.
+    pub entries: u64,
+    /// Content bytes of its items.
+    pub bytes: u64,
 }
 
 impl Cursor<'_> {
@@ -283,12 +323,23 @@ impl Cursor<'_> {
                 Step::Item(item) => return Ok(Some((item.key, item.value))),
                 Step::End => return Ok(None),
                 Step::Want(child) => {
+                    self.stuck = Some(child.clone());
                     let plain = self.node(&child).await?;
                     self.read.extend(child.chunk_id());
                     self.descent.feed(plain).map_err(|e| damaged_tree(&e))?;
+                    self.stuck = None;
                 }
             }
         }
+    }
+
+    /// After [`Cursor::next`] failed: passes over the node that could not be read, with all below it. `None` when it was
+    /// not a node that failed: the rest of the tree cannot be read.
+    pub fn pass_over(&mut self) -> Option<Unread> {
+        let child = self.stuck.take()?;
+        let (first, next) = self.descent.wanted_span();
+        self.descent.skip_wanted().ok()?;
+        Some(Unread { first, next, entries: child.entries, bytes: child.bytes })
     }
 
     /// The ids of the nodes read since the last call.

@@ -27,33 +27,56 @@ pub struct SnapshotView {
     pub replicas: Vec<String>,
 }
 
+/// A snapshot as the logs name it, its object not read yet.
+#[derive(Clone, Debug)]
+pub struct LiveSnapshot {
+    /// Its id.
+    pub id: Hash,
+    /// The replicas whose logs hold it.
+    pub mask: Mask,
+    /// The objects that hold it, and where.
+    objects: BTreeMap<Hash, Mask>,
+    /// The slot of its commit, in the first log that has it.
+    pub slot: u64,
+}
+
 /// How many snapshot objects are read at once.
 const AT_ONCE: usize = 16;
 
 impl Repository {
-    /// All snapshots that are live somewhere and forgotten nowhere, oldest first.
-    pub async fn snapshots(&self) -> Result<Vec<SnapshotView>, RepositoryError> {
-        let mut live: BTreeMap<Hash, (Mask, BTreeMap<Hash, Mask>)> = BTreeMap::new();
+    /// The snapshots that are live somewhere and forgotten nowhere, as the logs name them; those committed last come first.
+    pub async fn live(&self) -> Vec<LiveSnapshot> {
+        let mut live: BTreeMap<Hash, LiveSnapshot> = BTreeMap::new();
         let mut forgotten: BTreeSet<Hash> = BTreeSet::new();
         for index in self.readable().indices() {
             let Some(log) = self.log(index).await else { continue };
             for (id, snapshot) in &log.state.snapshots {
-                let (mask, objects) = live.entry(*id).or_default();
-                mask.0 |= 1 << index;
-                objects.entry(snapshot.object).or_default().0 |= 1 << index;
+                let new = LiveSnapshot { id: *id, mask: Mask::default(), objects: BTreeMap::new(), slot: snapshot.slot };
+                let one = live.entry(*id).or_insert(new);
+                one.mask = one.mask.or(Mask::one(index));
+                let at = one.objects.entry(snapshot.object).or_default();
+                *at = at.or(Mask::one(index));
             }
             forgotten.extend(&log.state.forgotten);
         }
         live.retain(|id, _| !forgotten.contains(id));
-        let mut reads = stream::iter(live)
-            .map(|(id, (mask, objects))| async move { (id, mask, self.read_snapshot(&id, &objects).await) })
-            .buffered(AT_ONCE);
-        let mut views = Vec::new();
-        while let Some((id, mask, snapshot)) = reads.next().await {
-            let Some(snapshot) = snapshot else { continue };
-            let replicas = mask.indices().map(|i| self.set.replicas[i].name.clone()).collect();
-            views.push(SnapshotView { snapshot, id, mask, replicas });
-        }
+        let mut live: Vec<LiveSnapshot> = live.into_values().collect();
+        live.sort_by_key(|one| std::cmp::Reverse((one.slot, one.id)));
+        live
+    }
+
+    /// Reads the object of a snapshot; `None` when no replica has it whole (what was met is noted).
+    pub async fn view(&self, live: &LiveSnapshot) -> Option<SnapshotView> {
+        let snapshot = self.read_snapshot(&live.id, &live.objects).await?;
+        let replicas = live.mask.indices().map(|i| self.set.replicas[i].name.clone()).collect();
+        Some(SnapshotView { snapshot, id: live.id, mask: live.mask, replicas })
+    }
+
+    /// All snapshots that are live somewhere and forgotten nowhere, oldest first.
+    pub async fn snapshots(&self) -> Result<Vec<SnapshotView>, RepositoryError> {
+        let live = self.live().await;
+        let reads = stream::iter(&live).map(|one| self.view(one)).buffered(AT_ONCE);
+        let mut views: Vec<SnapshotView> = reads.filter_map(async |view| view).collect().await;
         views.sort_by_key(|v| (v.snapshot.time_seconds, v.snapshot.time_nanos, v.id));
         Ok(views)
     }
@@ -66,7 +89,7 @@ impl Repository {
                     return Err("its bytes do not match its name".to_owned());
                 }
                 let snapshot = Snapshot::decode(&bytes, &self.keyring.keys.log, &self.keyring.repository_id)
-                    .map_err(|e| super::log::chain(&e))?;
+                    .map_err(|e| crate::repository::log::chain(&e))?;
                 if snapshot.id[..] == id[..] { Ok(snapshot) } else { Err("it is of another snapshot".to_owned()) }
             })
             .await;

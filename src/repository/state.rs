@@ -93,10 +93,8 @@ impl State {
         match &body.action {
             None => {}
             Some(Action::Genesis(genesis)) => {
-                self.previous_epoch_head = genesis
-                    .previous_epoch_head
-                    .as_ref()
-                    .map(|h| Head { epoch: h.epoch, slot: h.slot, hash: hash(&h.hash) });
+                self.previous_epoch_head =
+                    genesis.previous_epoch_head.as_ref().map(|h| Head { epoch: h.epoch, slot: h.slot, hash: hash(&h.hash) });
             }
             Some(Action::Close(close)) => self.closed = Some(close.next_epoch),
             Some(Action::Publish(publish)) => self.segments.extend(publish.segments.iter().map(hash)),
@@ -142,11 +140,8 @@ impl State {
             Some(Action::Release(release)) => {
                 self.holds.remove(&hash(&release.id));
             }
-            Some(Action::Note(note)) => {
-                if note.kind == NOTE_VERIFY {
-                    self.last_verify = Some(body.time);
-                }
-            }
+            Some(Action::Note(note)) if note.kind == NOTE_VERIFY => self.last_verify = Some(body.time),
+            Some(Action::Note(_)) => {}
         }
     }
 

@@ -1,19 +1,48 @@
 //! Snapshot to target.
+//!
+//! What is here: what is restored and where to (`select`), the walk over it in windows (`walk`, `content`), the plan of
+//! reads (`plan`, pure), the stages of a window (`place`, `fetch`, `settle`), the target (`target`, `writer`, `metadata`),
+//! and [`run`]. What comes in: an opened repository, a snapshot, settings. What goes out: files with their metadata, every
+//! byte verified, and a report of what could not be had. What never happens here: a byte outside the target, a byte that
+//! was not verified, a deletion of what the snapshot does not name.
 
+pub mod content;
+pub mod fetch;
+pub mod item;
 pub mod metadata;
+pub mod place;
+pub mod plan;
+pub mod select;
+pub mod settle;
+pub mod tally;
 pub mod target;
+pub mod walk;
 pub mod writer;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::repository::error::RepositoryError;
+use crate::format::snapshot::Snapshot;
+use crate::format::tree::TreeKind;
+use crate::progress::{Progress, Stop};
+use crate::repository::Repository;
+use crate::repository::error::{Fault, RepositoryError};
+use crate::restore::fetch::Work;
+use crate::restore::place::Placer;
+use crate::restore::select::{Choice, Part};
+use crate::restore::settle::Ready;
+use crate::restore::tally::{Tally, told};
+use crate::restore::target::{Target, TargetSettings};
+use crate::restore::walk::Walk;
+use crate::source::metadata::raise_open_files;
 
 /// What one restore is to do.
 #[derive(Clone, Debug, Default)]
 pub struct RestoreSettings {
     /// Where to restore to.
     pub target: PathBuf,
-    /// Recorded absolute path whose contents go straight into the target; none: everything, below its recorded path.
+    /// Recorded absolute path whose contents go straight into the target, which gets its metadata (what is no directory
+    /// goes into the target under its own name); none: everything, below its recorded path.
     pub path: Option<Vec<u8>>,
     /// Glob patterns: only what matches is restored (with the directories that lead there).
     pub includes: Vec<String>,
@@ -31,9 +60,9 @@ pub struct RestoreSettings {
     pub no_xattrs: bool,
     /// Do not make devices nor set special permission bits.
     pub no_special: bool,
-    /// Bytes in flight.
+    /// Bytes in flight; 0: 128 MiB.
     pub memory: u64,
-    /// Compare contents of files that exist by reading them even when size and time agree.
+    /// Compare contents of files that exist by reading them even when size and time agree. It is always so now.
     pub verify_existing: bool,
 }
 
@@ -85,13 +114,133 @@ pub enum RestoreError {
     Interrupted,
 }
 
-/// Not here yet.
+/// Bytes in flight unless set.
+const MEMORY: u64 = 128 << 20;
+/// Most files that one window opens; two windows can be open at once.
+const FILES_MAX: u64 = 1024;
+
+/// Restores, once. What stands in the target already is compared by content, and only what differs is written.
 pub async fn run(
-    _: &crate::repository::Repository,
-    _: &crate::format::snapshot::Snapshot,
-    _: &RestoreSettings,
-    _: &crate::progress::Progress,
-    _: &crate::progress::Stop,
+    repository: &Repository,
+    snapshot: &Snapshot,
+    settings: &RestoreSettings,
+    progress: &Progress,
+    stop: &Stop,
 ) -> Result<RestoreReport, RestoreError> {
-    Err(RestoreError::Settings("restore is not here yet".into()))
+    let began = repository.env.elapsed();
+    if let Some(from) = &settings.from {
+        read_only_from(repository, snapshot, from).await?;
+    }
+    let choice = Choice::new(settings).map_err(RestoreError::Settings)?;
+    let parts = select::parts(snapshot, settings.path.as_deref()).map_err(RestoreError::Settings)?;
+    for part in parts.iter().filter(|part| !part.from.is_empty()) {
+        find(repository, part).await?;
+    }
+    let whole = |part: &&Part| part.from.is_empty() && choice.is_all();
+    if parts.iter().filter(whole).count() == parts.len() {
+        progress.items_total.set(parts.iter().map(|part| part.catalog.entries).sum());
+        progress.bytes_total.set(parts.iter().map(|part| part.catalog.bytes).sum());
+    }
+    let target = open(repository, settings).await?;
+    let report = RestoreReport {
+        snapshot: snapshot.id.as_ref().try_into().unwrap_or_default(),
+        dry_run: settings.dry_run,
+        ..RestoreReport::default()
+    };
+    let tally = Arc::new(Tally::new(progress, report));
+    let placer = Placer { target, tally: tally.clone(), dry_run: settings.dry_run, broken: Arc::default() };
+    let memory = if settings.memory == 0 { MEMORY } else { settings.memory };
+    let work = Work::new(repository, placer, stop, memory);
+    let files = FILES_MAX.min(raise_open_files() / 4).max(16) as usize;
+    let done = windows(&work, Walk::new(repository, &choice, tally.clone(), stop, files, parts)).await;
+    // What was met is recorded however it ended.
+    let notes = if settings.dry_run { met(repository) } else { repository.record_distrust().await };
+    done?;
+    let mut report = tally.finish();
+    report.notes = notes;
+    report.duration = repository.env.elapsed().saturating_sub(began);
+    Ok(report)
+}
+
+/// One window is brought to its end while the next is read and placed.
+async fn windows(work: &Work<'_>, mut walk: Walk<'_>) -> Result<(), RestoreError> {
+    let mut ready: Option<Ready> = None;
+    loop {
+        let next = async {
+            match walk.window().await? {
+                Some(window) => work.place(window).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let finishing = async {
+            match ready.take() {
+                Some(ready) => work.finish(ready).await,
+                None => Ok(()),
+            }
+        };
+        let (next, finished) = futures::join!(next, finishing);
+        finished?;
+        match next? {
+            None => return Ok(()),
+            Some(last) if last.ends_part => work.finish(last).await?,
+            Some(window) => ready = Some(window),
+        }
+    }
+}
+
+async fn read_only_from(repository: &Repository, snapshot: &Snapshot, from: &str) -> Result<(), RestoreError> {
+    repository.read_only_from(from)?;
+    for index in repository.readable().indices() {
+        let holds = match repository.log(index).await {
+            Some(log) => snapshot.snapshot_id().is_ok_and(|id| log.state.snapshots.contains_key(&id)),
+            None => false,
+        };
+        if !holds {
+            let id = hex::encode(&snapshot.id);
+            return Err(RepositoryError::new(Fault::Usage, format!("store {from} does not hold snapshot {id}")).into());
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a path that the snapshot does not have, before the target is touched.
+async fn find(repository: &Repository, part: &Part) -> Result<(), RestoreError> {
+    let mut cursor = repository.cursor(TreeKind::Catalog, &part.catalog)?;
+    cursor.seek(&part.from);
+    match cursor.next().await {
+        Ok(Some((key, _))) if part.has(&key) => Ok(()),
+        Ok(_) => {
+            let path = String::from_utf8_lossy(&part.path).into_owned();
+            Err(RestoreError::Settings(format!("the snapshot has nothing recorded at {path}")))
+        }
+        // Damage is told with what is restored in spite of it.
+        Err(_) => Ok(()),
+    }
+}
+
+async fn open(repository: &Repository, settings: &RestoreSettings) -> Result<Option<Arc<Target>>, RestoreError> {
+    let (dir, dry_run) = (settings.target.clone(), settings.dry_run);
+    let how = TargetSettings {
+        owners: !settings.no_owners,
+        xattrs: !settings.no_xattrs,
+        special: !settings.no_special,
+        numeric_ids: !settings.owners_by_name,
+        sparse: false,
+    };
+    let opened = repository
+        .env
+        .blocking(move || match dry_run && !dir.exists() {
+            true => Ok(None),
+            false => Target::open(&dir, !dry_run, how).map(|target| Some(Arc::new(target))),
+        })
+        .await;
+    opened.map_err(|e| RestoreError::Target(told(&e)))
+}
+
+/// What was met, without writing it anywhere.
+fn met(repository: &Repository) -> Vec<String> {
+    let mut notes: Vec<String> = repository.take_met().into_iter().map(|met| met.what).collect();
+    notes.dedup();
+    notes.truncate(100);
+    notes
 }

@@ -73,12 +73,40 @@ impl Target {
         file.set_len(size).map_err(|e| self.failed("setting the length of", key, e))?;
         Ok(writer(file, 0, true))
     }
+
+    /// Opens the regular file at `key` to compare it with `size` bytes that are wanted, and not to write it; `None` when
+    /// there is none, or none that may be read.
+    pub fn open_to_compare(&self, key: &[u8], size: u64) -> Result<Option<FileWriter>, TargetError> {
+        if self.look(key)?.is_none_or(|m| m.kind != Kind::File) {
+            return Ok(None);
+        }
+        let (parent, name) = self.named_place(key)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let Ok(fd) = rustix::fs::openat(&parent, name, flags, Mode::empty()) else { return Ok(None) };
+        let meta = Meta::from_stat(&rustix::fs::fstat(&fd).map_err(|e| self.failed("looking at", key, e))?);
+        if meta.kind != Kind::File {
+            return Ok(None);
+        }
+        let (path, sparse) = (self.path_of(key), self.settings.sparse);
+        Ok(Some(FileWriter { file: File::from(fd), path, size, old_size: meta.size, sparse, changed: AtomicBool::new(false) }))
+    }
 }
 
 impl FileWriter {
     /// Whether nothing was there before, so that there is nothing to compare with.
     pub fn is_new(&self) -> bool {
         self.old_size == 0
+    }
+
+    /// How long the file was before.
+    pub fn old_size(&self) -> u64 {
+        self.old_size
+    }
+
+    /// Whether a run of the old file reads as zeros; what lies beyond its end will.
+    pub fn reads_as_zeros(&self, offset: u64, length: u64) -> Result<bool, TargetError> {
+        let end = end_of(offset, length).ok_or_else(|| self.failed("reading", io::ErrorKind::InvalidInput.into()))?;
+        Ok(self.first_data(offset, end.min(self.old_size))?.is_none())
     }
 
     /// Whether exactly these bytes stand at `offset` already.
@@ -132,8 +160,17 @@ impl FileWriter {
         let Some(end) = end_of(offset, length).filter(|end| *end <= self.size) else {
             return Err(self.failed("writing", io::ErrorKind::InvalidInput.into()));
         };
-        let mut at = offset;
         let old_end = end.min(self.old_size);
+        if let Some(at) = self.first_data(offset, old_end)? {
+            self.before_change()?;
+            self.punch(at, old_end - at)?;
+        }
+        Ok(())
+    }
+
+    /// About where the first byte that is not zero stands before `old_end`.
+    fn first_data(&self, offset: u64, old_end: u64) -> Result<Option<u64>, TargetError> {
+        let mut at = offset;
         let mut buffer = vec![0; if at < old_end { PIECE } else { 0 }];
         while at < old_end {
             // What is a hole already needs no look, however long.
@@ -149,12 +186,11 @@ impl FileWriter {
                 break;
             }
             if buffer[..n].iter().any(|b| *b != 0) {
-                self.before_change()?;
-                return self.punch(at, old_end - at);
+                return Ok(Some(at));
             }
             at += n as u64;
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Cuts or extends the file to its size; what came of it all.

@@ -141,3 +141,7 @@ fn window_fits(packed: &[u8]) -> bool {
         _ => false,
     }
 }
+/// The release of the encoder, as a number: other releases make other bytes of the same plaintext.
+pub fn release() -> u32 {
+    zstd::zstd_safe::version_number()
+}

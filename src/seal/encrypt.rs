@@ -109,12 +109,8 @@ fn decrypt(key: &[u8; 32], aad: &[u8], sealed: &[u8], plain: &mut Vec<u8>) -> Re
     plain.clear();
     let (ciphertext, tag) = sealed.split_last_chunk::<TAG>().ok_or(SealError::Length)?;
     plain.extend_from_slice(ciphertext);
-    let opened = Aes256Gcm::new(key.into()).decrypt_inout_detached(
-        &Nonce::default(),
-        aad,
-        plain.as_mut_slice().into(),
-        &Tag::from(*tag),
-    );
+    let opened =
+        Aes256Gcm::new(key.into()).decrypt_inout_detached(&Nonce::default(), aad, plain.as_mut_slice().into(), &Tag::from(*tag));
     opened.map_err(|_| {
         plain.clear();
         SealError::Authentication

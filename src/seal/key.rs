@@ -144,9 +144,14 @@ mod tests {
         assert!(KdfParams::floor_for_tests().verify(KdfFloor::Lowered).is_ok());
         let floor = KdfFloor::Standard;
         assert!(verify(19 << 10, 2, 1, floor) && verify(4 << 20, 64, 64, floor));
-        for (memory, passes, lanes) in
-            [((19 << 10) - 1, 2, 1), (19 << 10, 1, 1), (19 << 10, 2, 0), ((4 << 20) + 1, 2, 1), (19 << 10, 65, 1), (19 << 10, 2, 65)]
-        {
+        for (memory, passes, lanes) in [
+            ((19 << 10) - 1, 2, 1),
+            (19 << 10, 1, 1),
+            (19 << 10, 2, 0),
+            ((4 << 20) + 1, 2, 1),
+            (19 << 10, 65, 1),
+            (19 << 10, 2, 65),
+        ] {
             assert!(!verify(memory, passes, lanes, floor), "{memory} {passes} {lanes}");
         }
         for (memory, passes, lanes) in [(7, 1, 1), (8, 0, 1), (8, 1, 2), (u32::MAX, 1, 1), (8, 1, u32::MAX)] {
@@ -160,7 +165,8 @@ mod tests {
     fn every_label_has_its_own_secret() {
         let root = Secret::new([5; 32]);
         let keys = RepositoryKeys::from_root(&root);
-        let mut all = [&root, &keys.chunk_id, &keys.chunker, &keys.log, &keys.index, &keys.salt, &keys.wrap].map(|key| *key.expose());
+        let mut all =
+            [&root, &keys.chunk_id, &keys.chunker, &keys.log, &keys.index, &keys.salt, &keys.wrap].map(|key| *key.expose());
         all.sort_unstable();
         assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
         assert_eq!(keys.log.expose(), derive(&root, "log").expose());

@@ -147,7 +147,7 @@ impl FrameSealer {
         let aad = self.frame_aad(kind, shape);
         // The plaintext's id does not say everything: another level or release of zstd makes other bytes of the same
         // plaintext, and another kind another tag. Neither may ever meet the same key.
-        let release = zstd::zstd_safe::version_number().to_le_bytes();
+        let release = compress::release().to_le_bytes();
         let packed_len = (bytes.len() as u64).to_le_bytes();
         let parts: [&[u8]; 5] = [plain_id, &aad, &self.level.to_le_bytes(), &release, &packed_len];
         encrypt::seal_frame(secret, &encrypt::salt(&self.salt_key, &entropy, &parts), &aad, &mut bytes);

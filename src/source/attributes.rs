@@ -1,7 +1,8 @@
 //! Extended attributes, POSIX ACLs and capabilities among them, of any kind of item. Linux; elsewhere there are none.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use crate::source::Origin;
 use crate::source::directory::Found;
 use crate::source::error::SourceError;
 
@@ -23,7 +24,12 @@ pub struct Attributes {
 /// Reads the attributes of an item by its name in its parent, without following a link and without opening it: needs no
 /// right to read the item itself. A file system without attributes has none.
 pub fn read_xattrs(found: &Found) -> Result<Attributes, SourceError> {
-    read_xattrs_at(&proc_path(&found.parent.fd, found.name.as_encoded_bytes()), true, &|| found.path())
+    match &found.origin {
+        Origin::Directory(parent) => {
+            read_xattrs_at(&proc_path(&parent.fd, found.name.as_encoded_bytes()), true, &|| found.path())
+        }
+        Origin::Given(_) => Ok(Attributes::default()),
+    }
 }
 
 /// Reads the attributes of what a path leads to, of a link itself if `on_link`; `path` is asked for messages only.
@@ -49,10 +55,11 @@ pub fn proc_path(directory: &impl std::os::fd::AsRawFd, name: &[u8]) -> Vec<u8> 
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use super::{Attributes, LONGEST_VALUE, Path, SourceError};
+    use crate::source::attributes::{Attributes, LONGEST_VALUE};
+    use crate::source::error::SourceError;
     use rustix::io::Errno;
     use std::os::fd::BorrowedFd;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     /// Longest list of names Linux gives.
     const LONGEST_LIST: usize = 64 << 10;
@@ -116,7 +123,8 @@ mod linux {
 
 #[cfg(not(target_os = "linux"))]
 mod linux {
-    use super::{Attributes, SourceError};
+    use crate::source::attributes::Attributes;
+    use crate::source::error::SourceError;
     use std::path::PathBuf;
 
     pub fn of_path(_: &[u8], _: bool, _: &dyn Fn() -> PathBuf) -> Result<Attributes, SourceError> {

@@ -16,6 +16,7 @@ use crate::source::filter::{Filter, Marker, Verdict};
 use crate::source::metadata::{Kind, Meta};
 use crate::source::names::{Collector, SortedNames, each};
 use crate::source::reading::open_quietly;
+use crate::source::{Origin, Source};
 
 /// A good value for [`WalkSettings::names_memory`]: some hundred thousand names.
 pub const NAMES_MEMORY: usize = 16 << 20;
@@ -61,16 +62,19 @@ pub struct Found {
     pub key: Vec<u8>,
     /// Metadata: of directories as of when they were read, of others as of when they were found.
     pub meta: Meta,
-    /// The directory it lies in (of a root directory: itself).
-    pub parent: Arc<DirHandle>,
-    /// Its name in there (of a root directory: `.`).
+    /// Where its content comes from.
+    pub origin: Origin,
+    /// Its name in its directory (of a root directory: `.`); empty for given content.
     pub name: OsString,
 }
 
 impl Found {
     /// Its path, for messages only: too long for system calls where the tree is deep.
     pub fn path(&self) -> PathBuf {
-        path_below(&self.parent.root, &self.key)
+        match &self.origin {
+            Origin::Directory(parent) => path_below(&parent.root, &self.key),
+            Origin::Given(_) => path_below(Path::new(""), &self.key),
+        }
     }
 }
 
@@ -108,7 +112,7 @@ pub struct Walk {
     markers: Vec<Marker>,
     by_pattern: bool,
     device: u64,
-    first: Option<Found>,
+    first: Option<(Meta, Arc<DirHandle>, OsString)>,
     stack: Vec<Frame>,
     /// The directory left last, whose `..` is the way back to one that was closed meanwhile.
     below: Option<Arc<DirHandle>>,
@@ -159,7 +163,7 @@ impl Walk {
             markers,
             by_pattern,
             device: meta.device_id,
-            first: Some(Found { key: Vec::new(), meta, parent, name: OsStr::from_bytes(name).to_owned() }),
+            first: Some((meta, parent, OsStr::from_bytes(name).to_owned())),
             stack: Vec::new(),
             below: None,
             key: Vec::new(),
@@ -170,11 +174,14 @@ impl Walk {
         })
     }
 
-    /// The next item in order, `None` at the end.
-    #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> Option<Walked> {
-        if let Some(first) = self.first.take() {
-            return Some(self.start(first));
+    /// The path of a key, for messages only.
+    pub fn path_of(&self, key: &[u8]) -> PathBuf {
+        path_below(&self.root, key)
+    }
+
+    fn step(&mut self) -> Option<Walked> {
+        if let Some((meta, parent, name)) = self.first.take() {
+            return Some(self.start(meta, parent, name));
         }
         loop {
             let top = self.stack.last_mut()?;
@@ -205,29 +212,18 @@ impl Walk {
         }
     }
 
-    /// How many items were listed and gone by the time they were looked at.
-    pub fn vanished(&self) -> u64 {
-        self.vanished
-    }
-
-    /// The path of a key, for messages only.
-    pub fn path_of(&self, key: &[u8]) -> PathBuf {
-        path_below(&self.root, key)
-    }
-
-    fn start(&mut self, mut found: Found) -> Walked {
-        if found.meta.kind != Kind::Directory {
-            return Walked::Item(found);
+    fn start(&mut self, meta: Meta, parent: Arc<DirHandle>, name: OsString) -> Walked {
+        let item = |meta, parent, name| Walked::Item(Found { key: Vec::new(), meta, origin: Origin::Directory(parent), name });
+        if meta.kind != Kind::Directory {
+            return item(meta, parent, name);
         }
-        let name = found.name.as_bytes().to_vec();
-        match self.enter(&found.parent, &name, found.meta, Verdict::default()) {
+        match self.enter(&parent, name.as_bytes(), meta, Verdict::default()) {
             Ok(Entered::Yes(meta, handle)) => {
                 self.device = meta.device_id;
-                (found.meta, found.parent, found.name) = (meta, handle, OsString::from("."));
-                Walked::Item(found)
+                item(meta, handle, OsString::from("."))
             }
-            Ok(Entered::NotWanted(meta)) => Walked::Item(Found { meta, ..found }),
-            Err(error) => self.problem(Some(found.meta), error),
+            Ok(Entered::NotWanted(meta)) => item(meta, parent, name),
+            Err(error) => self.problem(Some(meta), error),
         }
     }
 
@@ -290,7 +286,7 @@ impl Walk {
                 }
             };
             let name = OsString::from_vec(name.to_vec());
-            return Some(Walked::Item(Found { key: self.key.clone(), meta, parent: handle, name }));
+            return Some(Walked::Item(Found { key: self.key.clone(), meta, origin: Origin::Directory(handle), name }));
         }
         let error = SourceError::Replaced { path: self.path_of(&self.key) };
         Some(self.problem(None, error))
@@ -409,6 +405,16 @@ impl Walk {
         let is_directory = meta.is_some_and(|m| m.kind == Kind::Directory);
         let (key, path) = (self.key.clone(), self.path_of(&self.key));
         Walked::Problem(Box::new(Unreadable { key, path, is_item: true, is_directory, meta, error }))
+    }
+}
+
+impl Source for Walk {
+    fn next(&mut self) -> Option<Walked> {
+        self.step()
+    }
+
+    fn vanished(&self) -> u64 {
+        self.vanished
     }
 }
 

@@ -1,8 +1,8 @@
 //! Where bytes come from.
 //!
-//! What is here: the walk of a directory tree (`directory`, its sorted `names`), what the file system says about an
-//! item (`metadata`, `attributes`), its content (`reading`), and what is left out (`filter`).
-//! What comes in: a path and settings. What goes out: items in catalog order, bytes, problems named one by one.
+//! What is here: [`Source`], what a backup asks of any of them; the walk of a directory tree (`directory`, its sorted
+//! `names`), what the file system says about an item (`metadata`, `attributes`), its content (`reading`), and what is
+//! left out (`filter`). What comes in: a path and settings. What goes out: items in catalog order, bytes, problems named one by one.
 //! What never happens here: async, a path resolved twice, a name turned into text, a decision about what to store,
 //! a problem that is swallowed.
 
@@ -13,3 +13,42 @@ pub mod filter;
 pub mod metadata;
 pub mod names;
 pub mod reading;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use crate::source::directory::{DirHandle, Walked};
+
+/// A source on its way: its items in catalog order (keys ascend, the root's empty key first). Blocking.
+pub trait Source: Send {
+    /// The next item, `None` at the end.
+    fn next(&mut self) -> Option<Walked>;
+
+    /// How many items were listed and gone by the time they were looked at.
+    fn vanished(&self) -> u64;
+}
+
+/// Content that is handed in instead of lying in a directory: it never changes and has no extended attributes.
+pub trait Content: Send + Sync {
+    /// Reads at an offset in bytes, as far as one call goes; 0 is the end. Blocking.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+/// Where the content of an item comes from.
+#[derive(Clone)]
+pub enum Origin {
+    /// The directory that the item lies in (of a root directory: itself).
+    Directory(Arc<DirHandle>),
+    /// The content itself. Asked of regular files only.
+    Given(Arc<dyn Content>),
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Directory(handle) => handle.fmt(f),
+            Origin::Given(_) => f.write_str("given content"),
+        }
+    }
+}

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -14,6 +15,7 @@ use crate::source::attributes::{Attributes, read_open_xattrs};
 use crate::source::directory::Found;
 use crate::source::error::SourceError;
 use crate::source::metadata::{Kind, Meta};
+use crate::source::{Content, Origin};
 
 /// Most bytes read from a file that says it is empty and is not, as those in /proc.
 pub const PSEUDO_LIMIT: u64 = 64 << 20;
@@ -21,12 +23,26 @@ pub const PSEUDO_LIMIT: u64 = 64 << 20;
 /// A regular file open for reading.
 #[derive(Debug)]
 pub struct OpenFile {
-    /// The handle.
-    pub file: File,
+    handle: Handle,
     /// Metadata as of opening.
     pub meta: Meta,
     position: u64,
     found: Found,
+}
+
+/// What the bytes are read from.
+enum Handle {
+    Open(File),
+    Given(Arc<dyn Content>),
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Handle::Open(file) => file.fmt(f),
+            Handle::Given(_) => f.write_str("given content"),
+        }
+    }
 }
 
 /// A run of a file.
@@ -51,34 +67,51 @@ pub enum Small {
 
 /// Opens a regular file that the walk found. It must still be the same file, else [`SourceError::Replaced`].
 pub fn open_file(found: &Found) -> Result<OpenFile, SourceError> {
-    let (file, meta) = open_same(found)?;
-    Ok(OpenFile { file, meta, position: 0, found: found.clone() })
+    let (handle, meta) = open_same(found)?;
+    Ok(OpenFile { handle, meta, position: 0, found: found.clone() })
 }
 
-fn open_same(found: &Found) -> Result<(File, Meta), SourceError> {
+fn open_same(found: &Found) -> Result<(Handle, Meta), SourceError> {
+    let parent = match &found.origin {
+        Origin::Directory(parent) => parent,
+        Origin::Given(content) => return Ok((Handle::Given(content.clone()), found.meta)),
+    };
     // A pipe that took the file's place must not hold us up: no blocking.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let fd = match open_quietly(&found.parent.fd, found.name.as_bytes(), flags, found.meta.uid) {
+    let fd = match open_quietly(&parent.fd, found.name.as_bytes(), flags, found.meta.uid) {
         Ok(fd) => fd,
         Err(Errno::LOOP | Errno::NXIO | Errno::NOTDIR) => return Err(SourceError::Replaced { path: found.path() }),
         Err(e) => return Err(SourceError::io("opening", &found.path(), e)),
     };
     let file = File::from(fd);
-    let meta = stat_open(&file, found)?;
+    let handle = Handle::Open(file);
+    let meta = stat_open(&handle, found)?;
     if meta.kind != Kind::File || !meta.same_item(&found.meta) {
         return Err(SourceError::Replaced { path: found.path() });
     }
-    Ok((file, meta))
+    Ok((handle, meta))
 }
 
-fn stat_open(file: &File, found: &Found) -> Result<Meta, SourceError> {
+fn stat_open(handle: &Handle, found: &Found) -> Result<Meta, SourceError> {
+    let Handle::Open(file) = handle else { return Ok(found.meta) };
     let stat = rustix::fs::fstat(file);
     stat.map(|s| Meta::from_stat(&s)).map_err(|e| SourceError::io("reading the metadata of", &found.path(), e))
 }
 
-fn read_open(file: &File, found: &Found, offset: u64, buffer: &mut [u8]) -> Result<usize, SourceError> {
+fn xattrs_open(handle: &Handle, found: &Found) -> Result<Attributes, SourceError> {
+    match handle {
+        Handle::Open(file) => read_open_xattrs(file, &|| found.path()),
+        Handle::Given(_) => Ok(Attributes::default()),
+    }
+}
+
+fn read_open(handle: &Handle, found: &Found, offset: u64, buffer: &mut [u8]) -> Result<usize, SourceError> {
     loop {
-        match file.read_at(buffer, offset) {
+        let read = match handle {
+            Handle::Open(file) => file.read_at(buffer, offset),
+            Handle::Given(content) => content.read_at(offset, buffer),
+        };
+        match read {
             Ok(n) => return Ok(n),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(source) => return Err(SourceError::Io { doing: "reading", path: found.path(), source }),
@@ -89,17 +122,17 @@ fn read_open(file: &File, found: &Found, offset: u64, buffer: &mut [u8]) -> Resu
 /// Reads a file of at most `max` bytes whole into `buffer` (cleared first): five system calls.
 pub fn read_small(found: &Found, max: usize, buffer: &mut Vec<u8>) -> Result<Small, SourceError> {
     buffer.clear();
-    let (file, meta) = open_same(found)?;
-    let large = |file| Small::Large(OpenFile { file, meta, position: 0, found: found.clone() });
+    let (handle, meta) = open_same(found)?;
+    let large = |handle| Small::Large(OpenFile { handle, meta, position: 0, found: found.clone() });
     let size = usize::try_from(meta.size).unwrap_or(usize::MAX);
-    if size > max || Segments::new(&file, &meta).any(|s| matches!(s, Segment::Hole(_))) {
-        return Ok(large(file));
+    if size > max || Segments::new(&handle, &meta).any(|s| matches!(s, Segment::Hole(_))) {
+        return Ok(large(handle));
     }
     // One byte more than it says: a read that does not fill the buffer is the end of it. No size says nothing.
     buffer.resize(if size == 0 { max.min(4 << 10) } else { size } + 1, 0);
     let mut filled = 0;
     loop {
-        match read_open(&file, found, filled as u64, &mut buffer[filled..])? {
+        match read_open(&handle, found, filled as u64, &mut buffer[filled..])? {
             0 => break,
             n => filled += n,
         }
@@ -108,22 +141,23 @@ pub fn read_small(found: &Found, max: usize, buffer: &mut Vec<u8>) -> Result<Sma
         }
         if filled > max {
             buffer.clear();
-            return Ok(large(file));
+            return Ok(large(handle));
         }
         if filled == buffer.len() {
             buffer.resize((2 * filled).min(max + 1), 0);
         }
     }
     buffer.truncate(filled);
-    let after = stat_open(&file, found)?;
+    let after = stat_open(&handle, found)?;
     let stood_still = after.same_content(&meta) && (filled == size || size == 0);
-    let attributes = read_open_xattrs(&file, &|| found.path())?;
+    let attributes = xattrs_open(&handle, found)?;
     Ok(if stood_still { Small::Whole(meta, attributes) } else { Small::Changed(after, attributes) })
 }
 
 /// Where a symbolic link points, raw.
 pub fn read_link(found: &Found) -> Result<Vec<u8>, SourceError> {
-    match rustix::fs::readlinkat(&found.parent.fd, found.name.as_bytes(), Vec::new()) {
+    let Origin::Directory(parent) = &found.origin else { return Err(SourceError::Replaced { path: found.path() }) };
+    match rustix::fs::readlinkat(&parent.fd, found.name.as_bytes(), Vec::new()) {
         Ok(target) => Ok(target.into_bytes()),
         Err(Errno::INVAL) => Err(SourceError::Replaced { path: found.path() }),
         Err(e) => Err(SourceError::io("reading the link", &found.path(), e)),
@@ -143,23 +177,23 @@ impl OpenFile {
 
     /// Reads at an offset in bytes; 0 is the end.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, SourceError> {
-        read_open(&self.file, &self.found, offset, buffer)
+        read_open(&self.handle, &self.found, offset, buffer)
     }
 
     /// The runs of the file up to its size as of opening, in order and without gaps. Asks the file system only when
     /// there are fewer bytes allocated than the file is long.
     pub fn segments(&self) -> Segments<'_> {
-        Segments::new(&self.file, &self.meta)
+        Segments::new(&self.handle, &self.meta)
     }
 
     /// Metadata as of now.
     pub fn stat_again(&self) -> Result<Meta, SourceError> {
-        stat_open(&self.file, &self.found)
+        stat_open(&self.handle, &self.found)
     }
 
     /// Its extended attributes.
     pub fn xattrs(&self) -> Result<Attributes, SourceError> {
-        read_open_xattrs(&self.file, &|| self.path())
+        xattrs_open(&self.handle, &self.found)
     }
 
     /// Its path, for messages.
@@ -171,14 +205,15 @@ impl OpenFile {
 /// The runs of a file. What the file system cannot say is data.
 #[derive(Debug)]
 pub struct Segments<'a> {
-    file: &'a File,
+    file: Option<&'a File>,
     offset: u64,
     size: u64,
     known_data: bool,
 }
 
 impl<'a> Segments<'a> {
-    fn new(file: &'a File, meta: &Meta) -> Segments<'a> {
+    fn new(handle: &'a Handle, meta: &Meta) -> Segments<'a> {
+        let file = if let Handle::Open(file) = handle { Some(file) } else { None };
         Segments { file, offset: 0, size: meta.size, known_data: meta.allocated >= meta.size }
     }
 }
@@ -193,16 +228,16 @@ impl Iterator for Segments<'_> {
             return None;
         }
         self.offset = self.size;
-        if self.known_data {
+        let Some(file) = self.file.filter(|_| !self.known_data) else {
             return Some(Segment::Data(start, self.size - start));
-        }
-        match rustix::fs::seek(self.file, SeekFrom::Data(start)) {
+        };
+        match rustix::fs::seek(file, SeekFrom::Data(start)) {
             Ok(data) if data > start => {
                 self.offset = data.min(self.size);
                 Some(Segment::Hole(self.offset - start))
             }
             Ok(_) => {
-                if let Ok(hole) = rustix::fs::seek(self.file, SeekFrom::Hole(start))
+                if let Ok(hole) = rustix::fs::seek(file, SeekFrom::Hole(start))
                     && hole > start
                 {
                     self.offset = hole.min(self.size);

@@ -199,7 +199,7 @@ impl Store for Limited {
 
     fn get<'a>(&'a self, name: &'a ObjectName, range: Option<Range<u64>>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
         Box::pin(async move {
-            let known = range.as_ref().map_or(0, |r| r.end.saturating_sub(r.start)).min(super::OBJECT_MAX as u64);
+            let known = range.as_ref().map_or(0, |r| r.end.saturating_sub(r.start)).min(crate::store::OBJECT_MAX as u64);
             self.paced(self.download.as_ref(), known).await;
             let result = self.limited(self.inner.get(name, range)).await;
             // How much a whole object is shows only now: those that come after wait for it.

@@ -85,9 +85,7 @@ pub(crate) fn admit(label: &str, name: &ObjectName, size: usize) -> Result<(), S
 
 /// The part of an object of `size` bytes that a `get` asks for: start and length in bytes.
 /// `Invalid` when the range is empty, reversed, past the end or longer than any object.
-pub(crate) fn within(
-    label: &str, name: &ObjectName, range: Option<&Range<u64>>, size: u64,
-) -> Result<(u64, usize), StoreError> {
+pub(crate) fn within(label: &str, name: &ObjectName, range: Option<&Range<u64>>, size: u64) -> Result<(u64, usize), StoreError> {
     let refuse = |kind, cause: String| Err(StoreError::new(kind, label, format!("get {name}")).because(cause));
     let (start, end) = match range {
         Some(r) if r.start >= r.end || r.end > size => {
@@ -208,9 +206,7 @@ pub struct StoreSettings {
 
 impl Default for StoreSettings {
     fn default() -> StoreSettings {
-        StoreSettings {
-            connections: 8, upload_limit: None, download_limit: None, timeout: Duration::from_secs(60), retries: 5,
-        }
+        StoreSettings { connections: 8, upload_limit: None, download_limit: None, timeout: Duration::from_secs(60), retries: 5 }
     }
 }
 
@@ -223,9 +219,7 @@ pub struct OpenStore {
 }
 
 /// Opens the store at `url` under the name `label`; with `create`, makes its directory where it is missing.
-pub fn open(
-    env: &Env, label: &str, url: &StoreUrl, settings: &StoreSettings, create: bool,
-) -> Result<OpenStore, StoreError> {
+pub fn open(env: &Env, label: &str, url: &StoreUrl, settings: &StoreSettings, create: bool) -> Result<OpenStore, StoreError> {
     let provider: Arc<dyn Store> = match &url.place {
         Place::Directory(path) => Arc::new(DirectoryStore::open(env, label, path.clone(), create)?),
     };
@@ -239,11 +233,12 @@ pub fn open(
 /// only the throttling that outlasts all attempts: retry tells it of each. The meter is outermost and counts what
 /// was asked for once, however often it was sent.
 pub fn wrap(env: &Env, provider: Arc<dyn Store>, settings: &StoreSettings) -> OpenStore {
-    let limits = LimitSettings {
-        connections: settings.connections, upload: settings.upload_limit, download: settings.download_limit,
-    };
+    let limits =
+        LimitSettings { connections: settings.connections, upload: settings.upload_limit, download: settings.download_limit };
     let retries = RetrySettings {
-        attempts: settings.retries.saturating_add(1), attempt_timeout: settings.timeout, ..RetrySettings::default()
+        attempts: settings.retries.saturating_add(1),
+        attempt_timeout: settings.timeout,
+        ..RetrySettings::default()
     };
     let pressure = limits.pressure();
     let retrying = Retrying::new(env, provider, retries).reporting_to(pressure.clone());

@@ -104,7 +104,10 @@ impl Retrying {
 
     /// One attempt, cut off after its time: what moves `bytes` gets their time as well.
     async fn attempt<T>(
-        &self, bytes: u64, action: impl FnOnce() -> String, work: impl Future<Output = Result<T, StoreError>>,
+        &self,
+        bytes: u64,
+        action: impl FnOnce() -> String,
+        work: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let began = self.env.elapsed();
         let time = self.settings.attempt_timeout + Duration::from_millis(bytes.saturating_mul(1000) / SLOWEST);
@@ -166,9 +169,7 @@ impl Store for Retrying {
                             Ok(true) => return Ok(()),
                             Ok(false) => return Err(exists),
                             // Seen a moment ago, gone now: an object that a prune took, or a stale answer.
-                            Err(e) if e.kind == StoreErrorKind::NotFound => StoreError {
-                                kind: StoreErrorKind::Unavailable, ..e
-                            },
+                            Err(e) if e.kind == StoreErrorKind::NotFound => StoreError { kind: StoreErrorKind::Unavailable, ..e },
                             Err(e) => e,
                         }
                     }
@@ -186,7 +187,7 @@ impl Store for Retrying {
     fn get<'a>(&'a self, name: &'a ObjectName, range: Option<Range<u64>>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
         Box::pin(async move {
             let mut request = self.request();
-            let size = range.as_ref().map_or(0, |r| r.end.saturating_sub(r.start)).min(super::OBJECT_MAX as u64);
+            let size = range.as_ref().map_or(0, |r| r.end.saturating_sub(r.start)).min(crate::store::OBJECT_MAX as u64);
             loop {
                 let work = self.inner.get(name, range.clone());
                 match self.attempt(size, || format!("get {name}"), work).await {

@@ -1,6 +1,38 @@
 //! Is it all there, is it all right.
+//!
+//! What is here: one replica held against its own log (`examine`, `log`, `presence`), its segments and packs read back
+//! (`content`), the snapshots walked down to every chunk (`structure`), and what that finds (`findings`). What comes in: an
+//! opened repository. What goes out: a report; distrust, and trust given back, in the logs. What never happens here: a
+//! repair, a deletion, a word about one replica that was learned from another.
 
-use crate::repository::error::RepositoryError;
+pub mod content;
+pub mod examine;
+pub mod findings;
+pub mod log;
+pub mod presence;
+pub mod structure;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, RwLock};
+
+use futures::future::join_all;
+use tokio::sync::Semaphore;
+
+use crate::format::Hash;
+use crate::progress::{Progress, Stop};
+use crate::replica::{Mask, Replica};
+use crate::repository::Repository;
+use crate::repository::chunk_index::ChunkIndex;
+use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::state::NOTE_VERIFY;
+use crate::verify::examine::{Examination, Facts, Halt};
+use crate::verify::findings::Findings;
+use crate::verify::structure::Walk;
+
+/// Bytes in flight unless set.
+const MEMORY: u64 = 128 << 20;
+/// Packs named in one record.
+const PACKS_PER_RECORD: usize = 50_000;
 
 /// What a verify is to do.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +79,10 @@ pub struct ReplicaVerified {
     pub distrusted: u64,
     /// Objects in the store that nothing knows.
     pub foreign: u64,
+    /// Packs that were distrusted and are relied on again.
+    pub lifted: u64,
+    /// Things worth saying that are no damage.
+    pub notes: Vec<String>,
 }
 
 /// What verify found.
@@ -76,12 +112,243 @@ pub enum VerifyError {
     Interrupted,
 }
 
-/// Not here yet.
+/// Verifies. Whatever is found is in the report; damaged packs are written down in the logs that may be written to.
 pub async fn run(
-    _: &crate::repository::Repository,
-    _: &VerifySettings,
-    _: &crate::progress::Progress,
-    _: &crate::progress::Stop,
+    repository: &Repository,
+    settings: &VerifySettings,
+    progress: &Progress,
+    stop: &Stop,
 ) -> Result<VerifyReport, VerifyError> {
-    Err(VerifyError::Settings("verify is not here yet".into()))
+    let began = repository.env.elapsed();
+    if settings.read_data_percent.is_some_and(|percent| !(percent > 0.0 && percent <= 100.0)) {
+        return Err(VerifyError::Settings("the share of data to read must be more than 0 % and at most 100 %".into()));
+    }
+    let set = &repository.set;
+    let wanted = |name: &str| settings.only.as_deref().is_none_or(|only| only == name);
+    if !set.replicas.iter().map(|r| &r.name).chain(set.closed.iter().map(|(name, ..)| name)).any(|name| wanted(name)) {
+        return Err(VerifyError::Settings(format!("there is no store {}", settings.only.as_deref().unwrap_or_default())));
+    }
+    let index = repository.index().await?;
+    // What loading the index met is found again below, and told better.
+    repository.take_met();
+    let findings = Findings::default();
+    let kib = |bytes: u64| u32::try_from(bytes >> 10).unwrap_or(u32::MAX >> 4).clamp(1, u32::MAX >> 4);
+    let memory_kib = kib(if settings.memory == 0 { MEMORY } else { settings.memory });
+    let memory = Semaphore::new(memory_kib as usize);
+    let ground = Ground { repository, settings, index: &index, findings: &findings, progress, stop, memory: &memory, memory_kib };
+    let chosen: Vec<&Replica> = set.replicas.iter().filter(|r| wanted(&r.name)).collect();
+    let mut examined: Vec<Examined> = Vec::new();
+    for one in join_all(chosen.iter().map(|replica| ground.replica(replica))).await {
+        examined.push(one?);
+    }
+    compare_keys(&findings, &examined);
+    let at = Mask(examined.iter().filter(|e| e.report.unreachable.is_none()).fold(0, |m, e| m | 1 << e.index));
+    walk(&ground, at).await?;
+    told_by_reads(&findings, repository, &index, at);
+    for one in &mut examined {
+        record(&ground, one).await;
+    }
+    let mut report = VerifyReport { replicas: examined.into_iter().map(|e| e.report).collect(), ..VerifyReport::default() };
+    for (name, _, e) in set.closed.iter().filter(|(name, ..)| wanted(name)) {
+        let (fault, why) = (RepositoryError::from_kind(e.kind), e.to_string());
+        report.replicas.push(ReplicaVerified {
+            name: name.clone(),
+            unreachable: Some(why),
+            fault: Some(fault),
+            ..ReplicaVerified::default()
+        });
+    }
+    if let Err(why) = repository.save_heads()
+        && let Some(first) = report.replicas.first_mut()
+    {
+        first.notes.push(why);
+    }
+    (report.damages, report.damage_count) = findings.into_damages(|index| set.replicas[index].name.clone());
+    report.duration = repository.env.elapsed().saturating_sub(began);
+    Ok(report)
+}
+
+/// What all examinations stand on.
+struct Ground<'r> {
+    repository: &'r Repository,
+    settings: &'r VerifySettings,
+    index: &'r Arc<RwLock<ChunkIndex>>,
+    findings: &'r Findings,
+    progress: &'r Progress,
+    stop: &'r Stop,
+    memory: &'r Semaphore,
+    memory_kib: u32,
+}
+
+/// One replica, examined.
+struct Examined {
+    index: usize,
+    report: ReplicaVerified,
+    keys: BTreeSet<Hash>,
+    revoked: BTreeSet<Hash>,
+    healed: Vec<Hash>,
+}
+
+impl Ground<'_> {
+    async fn replica(&self, replica: &Replica) -> Result<Examined, VerifyError> {
+        let (repository, me) = (self.repository, replica.index);
+        let report = ReplicaVerified { name: replica.name.clone(), ..ReplicaVerified::default() };
+        let mut out = Examined { index: me, report, keys: BTreeSet::new(), revoked: BTreeSet::new(), healed: Vec::new() };
+        let fault = repository.fault(me);
+        let Some((facts, damaged)) = Facts::gather(repository, me).await else {
+            let (fault, why) = fault.unwrap_or((Fault::Failed, "its log was never read".into()));
+            (out.report.fault, out.report.unreachable) = (Some(fault), Some(why));
+            return Ok(out);
+        };
+        match (fault, damaged) {
+            (_, Some(why)) => self.findings.add(me, "log", why),
+            (Some((fault @ (Fault::Rollback | Fault::Unsupported | Fault::NoRepository), why)), _) => {
+                (out.report.fault, out.report.unreachable) = (Some(fault), Some(why));
+                return Ok(out);
+            }
+            (Some((_, why)), _) => self.findings.note(me, format!("nothing can be written down in its log: {why}")),
+            (None, None) => {}
+        }
+        out.report.snapshots = facts.snapshots.len() as u64;
+        out.revoked = facts.revoked.clone();
+        let what = Examination {
+            repository,
+            replica,
+            facts,
+            index: self.index.clone(),
+            findings: self.findings,
+            progress: self.progress,
+            stop: self.stop,
+            memory: self.memory,
+            memory_kib: self.memory_kib,
+        };
+        match self.examine(&what, &mut out).await {
+            Ok(()) => Ok(out),
+            Err(Halt::Interrupted) => Err(VerifyError::Interrupted),
+            Err(Halt::Unreachable(fault, why)) => {
+                (out.report.fault, out.report.unreachable) = (Some(fault), Some(why));
+                Ok(out)
+            }
+        }
+    }
+
+    async fn examine(&self, what: &Examination<'_>, out: &mut Examined) -> Result<(), Halt> {
+        let me = what.replica.index;
+        let facts = &what.facts;
+        {
+            let chunks = self.index.read().expect("no panic while the index is locked");
+            let packs = chunks.packs().iter().filter(|p| p.published.has(me)).count() as u64;
+            self.progress.items_total.add(facts.slot + facts.snapshots.len() as u64 + facts.segments.len() as u64 + packs);
+        }
+        presence::verify_descriptor(what).await?;
+        log::verify_slots(what).await?;
+        let listed = presence::verify_packs(what).await?;
+        (out.report.packs, out.report.foreign) = (listed.packs, listed.foreign);
+        out.keys.clone_from(&listed.keys);
+        presence::verify_keys(what, &listed).await?;
+        presence::verify_lists(what, &listed).await?;
+        presence::verify_checkpoints(what, &listed).await?;
+        presence::verify_snapshots(what).await?;
+        let wanted = match self.settings.read_data_percent {
+            Some(percent) => content::draw(what, percent),
+            None => BTreeSet::new(),
+        };
+        {
+            let chunks = self.index.read().expect("no panic while the index is locked");
+            let sizes = wanted.iter().filter_map(|hash| Some(chunks.pack(chunks.pack_number(hash)?).size));
+            self.progress.bytes_total.add(sizes.sum());
+            self.progress.items_total.add(wanted.len() as u64);
+        }
+        let read = content::verify_segments(what, wanted).await?;
+        (out.report.packs_read, out.report.bytes_read) = (read.packs, read.bytes);
+        out.healed = read.healed;
+        // From here on the index says what this verify knows, not what the log said before.
+        let healed: BTreeSet<&Hash> = out.healed.iter().collect();
+        let mut chunks = self.index.write().expect("no panic while the index is locked");
+        let mine: Vec<Hash> = chunks.packs().iter().filter(|p| p.published.has(me)).map(|p| p.hash).collect();
+        for pack in mine {
+            let before = facts.distrusted.contains(&pack) && !healed.contains(&pack);
+            chunks.distrust(me, &pack, before || self.findings.is_bad(me, &pack));
+        }
+        Ok(())
+    }
+}
+
+/// A key slot that one replica holds and another does not is no damage, but whoever has only that key should know.
+fn compare_keys(findings: &Findings, examined: &[Examined]) {
+    let reached = || examined.iter().filter(|e| e.report.unreachable.is_none());
+    let revoked: BTreeSet<Hash> = reached().flat_map(|e| &e.revoked).copied().collect();
+    let all: BTreeSet<Hash> = reached().flat_map(|e| &e.keys).copied().collect();
+    for one in reached() {
+        for key in all.difference(&one.keys).filter(|key| !revoked.contains(*key)) {
+            findings.note(one.index, format!("key {} is at other stores and not at this one", hex::encode(key)));
+        }
+    }
+}
+
+/// Walks every live snapshot, the newest first, for the replicas that hold it.
+async fn walk(ground: &Ground<'_>, at: Mask) -> Result<(), VerifyError> {
+    let mut walk = Walk::new(ground.repository, ground.index.clone(), ground.findings, ground.stop);
+    for view in ground.repository.snapshots().await?.iter().rev() {
+        let at = view.mask.and(at);
+        if !at.is_empty() {
+            ground.progress.set_current(|| format!("snapshot {}", hex::encode(&view.id[..4])));
+            walk.snapshot(view, at).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Damage that reading the catalogs met on its way.
+fn told_by_reads(findings: &Findings, repository: &Repository, index: &RwLock<ChunkIndex>, at: Mask) {
+    let chunks = index.read().expect("no panic while the index is locked");
+    for met in repository.take_met() {
+        match met.pack {
+            Some(pack) if at.has(met.replica) => {
+                let number = chunks.pack_number(&pack);
+                let name = number.map(|n| presence::pack_name(chunks.pack(n).kind, &pack).to_string());
+                if !findings.is_bad(met.replica, &pack) {
+                    findings.bad_pack(met.replica, pack, name.unwrap_or_else(|| hex::encode(pack)), met.what);
+                }
+            }
+            _ => findings.note(met.replica, met.what),
+        }
+    }
+}
+
+/// Writes into a replica's log what was found there.
+async fn record(ground: &Ground<'_>, one: &mut Examined) {
+    let (repository, findings, me) = (ground.repository, ground.findings, one.index);
+    let told = |e: RepositoryError| findings.note(me, format!("its log could not be told: {e}"));
+    let bad: Vec<Hash> = findings.bad_packs(me).into_iter().collect();
+    if repository.writable().has(me) {
+        for packs in bad.chunks(PACKS_PER_RECORD) {
+            match repository.distrust(me, packs.to_vec()).await {
+                Ok(new) => one.report.distrusted += new as u64,
+                Err(e) => told(e),
+            }
+        }
+        one.healed.retain(|pack| !findings.is_bad(me, pack));
+        for packs in one.healed.chunks(PACKS_PER_RECORD) {
+            match repository.lift_distrust(me, packs.to_vec()).await {
+                Ok(lifted) => one.report.lifted += lifted as u64,
+                Err(e) => told(e),
+            }
+        }
+        if one.report.unreachable.is_none() {
+            let text = serde_json::json!({
+                "snapshots": one.report.snapshots,
+                "packs": one.report.packs,
+                "packs_read": one.report.packs_read,
+                "bytes_read": one.report.bytes_read,
+                "damages": findings.count(me),
+                "distrusted": one.report.distrusted,
+                "lifted": one.report.lifted,
+            });
+            if let Err(e) = repository.note(me, NOTE_VERIFY, text.to_string()).await {
+                told(e);
+            }
+        }
+    }
+    one.report.notes = findings.take_notes(me);
 }

@@ -43,10 +43,13 @@ fn made() -> Vec<(&'static str, Vec<u8>)> {
 #[test]
 fn the_code_writes_what_the_specification_says() {
     let found = made();
-    let lines = |all: &[(&str, Vec<u8>)]| all.iter().map(|(name, bytes)| format!("{name} = {}\n", hex::encode(bytes))).collect::<String>();
+    let lines = |all: &[(&str, Vec<u8>)]| {
+        all.iter().map(|(name, bytes)| format!("{name} = {}\n", hex::encode(bytes))).collect::<String>()
+    };
     let is_vector = |line: &&str| line.split_once(" = ").is_some_and(|(_, digits)| hex::decode(digits).is_ok());
     let stated: Vec<&str> = SPECIFICATION.lines().filter(is_vector).collect();
-    let differing: Vec<_> = found.iter().filter(|(name, bytes)| !stated.contains(&&*format!("{name} = {}", hex::encode(bytes)))).cloned().collect();
+    let differing: Vec<_> =
+        found.iter().filter(|(name, bytes)| !stated.contains(&&*format!("{name} = {}", hex::encode(bytes)))).cloned().collect();
     assert!(differing.is_empty(), "FORMAT.md has no such vectors:\n{}", lines(&differing));
     assert_eq!(stated.len(), found.len(), "FORMAT.md has a vector that nothing makes");
 }

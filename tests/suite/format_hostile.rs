@@ -89,7 +89,12 @@ fn nothing_is_taken_for_something_else() {
             assert_eq!((other.read)(&one.written).is_ok(), same_family, "{} as {}", one.name, other.name);
             // Another kind's bytes behind this kind's magic and version: the seal tells.
             if !same_family && other.written.len() > 8 && one.written.len() > 8 {
-                assert!((other.read)(&[&other.written[..8], &one.written[8..]].concat()).is_err(), "{} dressed as {}", one.name, other.name);
+                assert!(
+                    (other.read)(&[&other.written[..8], &one.written[8..]].concat()).is_err(),
+                    "{} dressed as {}",
+                    one.name,
+                    other.name
+                );
             }
         }
     }
@@ -124,7 +129,8 @@ fn versions_and_features_that_are_not_known_are_named() {
 fn descriptors_are_bounded() {
     let descriptor = sample("descriptor");
     let with = |more: Vec<u8>| (descriptor.read)(&(descriptor.wrap)(&[descriptor.plain.clone(), more].concat()));
-    let chunker = |min: u64, average: u64, max: u64| span(3, &[number(1, 1), number(2, min), number(3, average), number(4, max)].concat());
+    let chunker =
+        |min: u64, average: u64, max: u64| span(3, &[number(1, 1), number(2, min), number(3, average), number(4, max)].concat());
     for (row, more, expected) in [
         ("id too short", span(2, &[1; 31]), "invalid: 32 bytes"),
         ("slot too long", span(4, &[1; 33]), "invalid: 32 bytes"),
@@ -160,14 +166,22 @@ fn key_slots_and_key_files_are_bounded() {
 
     let digits = "ab".repeat(32);
     for (row, text) in [
-        ("empty", String::new()), ("no tag", digits.clone()), ("another tag", format!("holdfart-key-1 {digits}")),
-        ("short", format!("holdfast-key-1 {}", &digits[2..])), ("long", format!("holdfast-key-1 {digits}00")),
-        ("two spaces", format!("holdfast-key-1  {digits}")), ("two lines", format!("holdfast-key-1 {digits}\n\n")),
+        ("empty", String::new()),
+        ("no tag", digits.clone()),
+        ("another tag", format!("holdfart-key-1 {digits}")),
+        ("short", format!("holdfast-key-1 {}", &digits[2..])),
+        ("long", format!("holdfast-key-1 {digits}00")),
+        ("two spaces", format!("holdfast-key-1  {digits}")),
+        ("two lines", format!("holdfast-key-1 {digits}\n\n")),
         ("no digits", format!("holdfast-key-1 {}", "zz".repeat(32))),
     ] {
         refused(row, KeyFile::parse(&text), "invalid");
     }
-    for text in [format!("holdfast-key-1 {digits}"), format!("holdfast-key-1 {digits}\r\n"), format!("holdfast-key-1 {}\n", digits.to_uppercase())] {
+    for text in [
+        format!("holdfast-key-1 {digits}"),
+        format!("holdfast-key-1 {digits}\r\n"),
+        format!("holdfast-key-1 {}\n", digits.to_uppercase()),
+    ] {
         assert_eq!(KeyFile::parse(&text).expect("a key file").0.expose(), &[0xab; 32]);
     }
     let generation = sample("generation");
@@ -203,13 +217,23 @@ fn records_are_bounded_and_bound_to_their_slot() {
         ("next epoch 0", span(17, b""), "invalid: next epoch"),
         ("note with a short list", span(28, &span(3, b"x")), "invalid: 32 bytes"),
         ("nameless feature", span(25, b""), "invalid: no name"),
-        ("genesis of another", span(16, &[span(1, &[9; 32]), span(2, &run(0x30))].concat()), "invalid: another repository or replica"),
+        (
+            "genesis of another",
+            span(16, &[span(1, &[9; 32]), span(2, &run(0x30))].concat()),
+            "invalid: another repository or replica",
+        ),
         ("past the end", [varint(18 << 3 | 2), varint(u64::MAX)].concat(), "fields"),
     ] {
         refused(row, with(more), expected);
     }
     let unknown = Body { action: None, ..body(None) };
-    let unknown = framed(b"HFLG", &slot_header().encode_to_vec(), Kind::Record, &keys().log, &[unknown.encode_to_vec(), span(77, b"?")].concat());
+    let unknown = framed(
+        b"HFLG",
+        &slot_header().encode_to_vec(),
+        Kind::Record,
+        &keys().log,
+        &[unknown.encode_to_vec(), span(77, b"?")].concat(),
+    );
     let (_, read_body) = read(&unknown, EXPECTED).expect("an action to come is the caller's to judge");
     assert!(read_body.action.is_none() && read_body.critical);
 
@@ -225,7 +249,15 @@ fn records_are_bounded_and_bound_to_their_slot() {
 fn packs_and_segments_are_bounded() {
     let frame = |offset: u64, stored: u64, plain: u64, compression: u64, ids: usize, lengths: &[u64]| {
         let lengths: Vec<u8> = lengths.iter().flat_map(|length| varint(*length)).collect();
-        let fields = [number(1, offset), number(2, stored), number(3, plain), number(4, compression), number(5, 1), span(6, &vec![7; ids]), span(7, &lengths)];
+        let fields = [
+            number(1, offset),
+            number(2, stored),
+            number(3, plain),
+            number(4, compression),
+            number(5, 1),
+            span(6, &vec![7; ids]),
+            span(7, &lengths),
+        ];
         fields.concat()
     };
     let good = frame(25, 69, 29, 0, 64, &[10, 19]);
@@ -252,7 +284,8 @@ fn packs_and_segments_are_bounded() {
         ("empty frames", vec![Vec::new(); 100_000], "invalid: more items"),
     ];
     let (pack, segment) = (sample("pack"), sample("segment"));
-    let entry = |frames: &[u8], size: u64, kind: u64| [span(1, &run(0x91)), number(2, size), number(3, kind), frames.to_vec()].concat();
+    let entry =
+        |frames: &[u8], size: u64, kind: u64| [span(1, &run(0x91)), number(2, size), number(3, kind), frames.to_vec()].concat();
     for (row, frames, expected) in rows {
         let in_trailer: Vec<u8> = frames.iter().flat_map(|frame| span(1, frame)).collect();
         refused(row, (pack.read)(&(pack.wrap)(&in_trailer)), expected);
@@ -261,9 +294,12 @@ fn packs_and_segments_are_bounded() {
     }
     let twice = span(1, &entry(&span(4, &good), 1 << 20, 1)).repeat(2);
     refused("a pack twice", (segment.read)(&(segment.wrap)(&twice)), "invalid: twice");
-    for (row, size, kind, expected) in
-        [("no kind", 1 << 20, 0, "invalid: kind"), ("kind to come", 1 << 20, 3, "invalid: kind"), ("too long", (128 << 20) + 1, 1, "invalid: longer"), ("too short", 60, 1, "invalid: past the end")]
-    {
+    for (row, size, kind, expected) in [
+        ("no kind", 1 << 20, 0, "invalid: kind"),
+        ("kind to come", 1 << 20, 3, "invalid: kind"),
+        ("too long", (128 << 20) + 1, 1, "invalid: longer"),
+        ("too short", 60, 1, "invalid: past the end"),
+    ] {
         refused(row, (segment.read)(&(segment.wrap)(&span(1, &entry(&span(4, &good), size, kind)))), expected);
     }
     refused("empty packs", (segment.read)(&(segment.wrap)(&span(1, b"").repeat(100_000))), "invalid: more items");
@@ -351,8 +387,15 @@ fn lists_snapshots_and_checkpoints_are_bounded() {
 #[test]
 fn entries_and_keys_stay_below_their_root() {
     for (row, key) in [
-        ("up", &b".."[..]), ("here", b"."), ("up from inside", b"a\0..\0b"), ("slash", b"a/b"), ("absolute", b"/etc"),
-        ("empty component", b"a\0\0b"), ("ends in a separator", b"a\0"), ("begins with one", b"\0a"), ("long component", &[b'x'; 256]),
+        ("up", &b".."[..]),
+        ("here", b"."),
+        ("up from inside", b"a\0..\0b"),
+        ("slash", b"a/b"),
+        ("absolute", b"/etc"),
+        ("empty component", b"a\0\0b"),
+        ("ends in a separator", b"a\0"),
+        ("begins with one", b"\0a"),
+        ("long component", &[b'x'; 256]),
     ] {
         refused(row, catalog::verify_key(key), "invalid");
     }
@@ -388,7 +431,11 @@ fn entries_and_keys_stay_below_their_root() {
         ("piece of nothing", fresh([number(2, 0), span(17, &piece(32, 0))].concat()), "invalid: out of bounds"),
         ("piece too long", fresh([number(2, 1 << 30), span(17, &piece(32, 1 << 30))].concat()), "invalid: out of bounds"),
         ("piece with half an id", fresh([number(2, 5), span(17, &piece(16, 5))].concat()), "invalid: another length"),
-        ("pieces overflow", fresh([number(2, 0), span(17, &[piece(0, 1 << 63), piece(0, 1 << 63)].concat())].concat()), "invalid: add up"),
+        (
+            "pieces overflow",
+            fresh([number(2, 0), span(17, &[piece(0, 1 << 63), piece(0, 1 << 63)].concat())].concat()),
+            "invalid: add up",
+        ),
         ("too many pieces", fresh([number(2, 7), span(17, &piece(0, 1).repeat(7))].concat()), "invalid: too many"),
     ] {
         refused(row, result, expected);
@@ -407,7 +454,9 @@ fn child(level: u64, entries: u64, bytes: u64) -> Vec<u8> {
 
 #[test]
 fn nodes_are_bounded() {
-    let decode = |kind: TreeKind, fields: &[u8]| Node::decode(Bytes::copy_from_slice(&[&number(1, kind as u64), fields].concat()), kind, None);
+    let decode = |kind: TreeKind, fields: &[u8]| {
+        Node::decode(Bytes::copy_from_slice(&[&number(1, kind as u64), fields].concat()), kind, None)
+    };
     let piece = [span(1, &[1; 32]), number(2, 5)].concat();
     for (row, kind, fields, expected) in [
         ("another kind", TreeKind::Catalog, number(1, 2), "invalid: another kind"),
@@ -415,21 +464,43 @@ fn nodes_are_bounded() {
         ("level overflows", TreeKind::Catalog, number(2, 1 << 32), "invalid: too deep"),
         ("twice", TreeKind::Catalog, item(0, b"a", b"").repeat(2), "invalid: order"),
         ("not in order", TreeKind::Catalog, [item(0, b"b", b""), item(0, b"a", b"")].concat(), "invalid: order"),
-        ("shares more than there is", TreeKind::Catalog, [item(0, b"a", b""), item(2, b"b", b"")].concat(), "invalid: shares more"),
+        (
+            "shares more than there is",
+            TreeKind::Catalog,
+            [item(0, b"a", b""), item(2, b"b", b"")].concat(),
+            "invalid: shares more",
+        ),
         ("first shares", TreeKind::Catalog, item(1, b"a", b""), "invalid: shares more"),
         ("shares without end", TreeKind::Catalog, [item(0, b"a", b""), item(u64::MAX, b"b", b"")].concat(), "invalid: too long"),
         ("long key", TreeKind::Catalog, item(0, &[b'k'; 65_536], b""), "invalid: too long"),
         ("keys in a list", TreeKind::Content, item(0, b"a", &piece), "invalid: has keys"),
         ("piece of nothing", TreeKind::Content, item(0, b"", b""), "invalid: out of bounds"),
         ("inner and empty", TreeKind::Catalog, number(2, 1), "invalid: without items"),
-        ("child of its own level", TreeKind::Catalog, [number(2, 1), item(0, b"a", &child(1, 1, 0))].concat(), "invalid: wrong level"),
-        ("child two levels down", TreeKind::Catalog, [number(2, 2), item(0, b"a", &child(0, 1, 0))].concat(), "invalid: wrong level"),
+        (
+            "child of its own level",
+            TreeKind::Catalog,
+            [number(2, 1), item(0, b"a", &child(1, 1, 0))].concat(),
+            "invalid: wrong level",
+        ),
+        (
+            "child two levels down",
+            TreeKind::Catalog,
+            [number(2, 2), item(0, b"a", &child(0, 1, 0))].concat(),
+            "invalid: wrong level",
+        ),
         ("empty child", TreeKind::Catalog, [number(2, 1), item(0, b"a", &child(0, 0, 0))].concat(), "invalid: empty child"),
         (
-            "counts overflow", TreeKind::Catalog,
-            [number(2, 1), item(0, b"a", &child(0, u64::MAX, 0)), item(0, b"b", &child(0, 1, 0))].concat(), "invalid: overflow",
+            "counts overflow",
+            TreeKind::Catalog,
+            [number(2, 1), item(0, b"a", &child(0, u64::MAX, 0)), item(0, b"b", &child(0, 1, 0))].concat(),
+            "invalid: overflow",
         ),
-        ("bytes overflow", TreeKind::Content, [item(0, b"", &number(2, u64::MAX)), item(0, b"", &number(2, 1))].concat(), "invalid: overflow"),
+        (
+            "bytes overflow",
+            TreeKind::Content,
+            [item(0, b"", &number(2, u64::MAX)), item(0, b"", &number(2, 1))].concat(),
+            "invalid: overflow",
+        ),
         ("child that is none", TreeKind::Catalog, [number(2, 1), item(0, b"a", b"\x0a")].concat(), "fields"),
         ("past the end", TreeKind::Catalog, [varint(3 << 3 | 2), varint(1 << 50)].concat(), "invalid: past the end"),
         ("group", TreeKind::Catalog, vec![3 << 3 | 3], "invalid: field type"),
@@ -438,7 +509,8 @@ fn nodes_are_bounded() {
         refused(row, decode(kind, &fields), expected);
     }
     // 60,000 keys of 60,000 bytes each in less than 1 MiB: 3.6 GB, if anyone unfolded them.
-    let bomb = [item(0, &[b'k'; 60_000], b""), (0..60_000_u32).flat_map(|n| item(60_000, &n.to_be_bytes()[1..], b"")).collect()].concat();
+    let bomb = [item(0, &[b'k'; 60_000], b""), (0..60_000_u32).flat_map(|n| item(60_000, &n.to_be_bytes()[1..], b"")).collect()]
+        .concat();
     assert!(bomb.len() < 1 << 20);
     refused("keys unfold", decode(TreeKind::Catalog, &bomb), "invalid: unfold");
 }
@@ -446,7 +518,13 @@ fn nodes_are_bounded() {
 #[test]
 fn nodes_are_what_their_parents_say() {
     let leaf = Bytes::from([number(1, 1), item(0, b"a", b"1"), item(0, b"b", b"2")].concat());
-    let named = |length: usize, level: u32, entries: u64| Child { id: Bytes::from_static(&[1; 32]), length: length as u32, level, entries, bytes: 0 };
+    let named = |length: usize, level: u32, entries: u64| Child {
+        id: Bytes::from_static(&[1; 32]),
+        length: length as u32,
+        level,
+        entries,
+        bytes: 0,
+    };
     assert!(Node::decode(leaf.clone(), TreeKind::Catalog, Some(&named(leaf.len(), 0, 2))).is_ok());
     for (row, child, expected) in [
         ("length", named(leaf.len() + 1, 0, 2), "invalid: length"),
@@ -458,7 +536,8 @@ fn nodes_are_what_their_parents_say() {
 
     let name = |leaf: &Bytes| [span(1, &[1; 32]), number(2, leaf.len() as u64), number(4, 2)].concat();
     let walk = |first: &[u8], second: &[u8], nodes_max: u64| -> Result<usize, FormatError> {
-        let inner = Bytes::from([number(1, 1), number(2, 1), item(0, first, &name(&leaf)), item(0, second, &name(&leaf))].concat());
+        let inner =
+            Bytes::from([number(1, 1), number(2, 1), item(0, first, &name(&leaf)), item(0, second, &name(&leaf))].concat());
         let mut descent = Descent::new(TreeKind::Catalog, named(inner.len(), 1, 4), nodes_max)?;
         descent.feed(inner)?;
         let mut items = 0;
@@ -485,10 +564,13 @@ fn one_list_over_and_over_ends_at_the_limit() {
     let mut nodes = vec![leaf.clone()];
     for level in 1..=30_u64 {
         let below = nodes[level as usize - 1].len() as u64;
-        let value = [span(1, &[1; 32]), number(2, below), number(3, level - 1), number(4, 1 << (level - 1)), number(5, 1 << (level - 1))].concat();
+        let value =
+            [span(1, &[1; 32]), number(2, below), number(3, level - 1), number(4, 1 << (level - 1)), number(5, 1 << (level - 1))]
+                .concat();
         nodes.push(Bytes::from([number(1, 2), number(2, level), item(0, b"", &value).repeat(2)].concat()));
     }
-    let root = Child { id: Bytes::from_static(&[1; 32]), length: nodes[30].len() as u32, level: 30, entries: 1 << 30, bytes: 1 << 30 };
+    let root =
+        Child { id: Bytes::from_static(&[1; 32]), length: nodes[30].len() as u32, level: 30, entries: 1 << 30, bytes: 1 << 30 };
     let mut descent = Descent::new(TreeKind::Content, root, 1000).expect("it looks sound");
     let stopped = loop {
         match descent.step().expect("every node is sound") {

@@ -243,7 +243,8 @@ fn skipping_a_directory_costs_no_reading() {
 
     // All of the first half, in one step.
     let (_, whole) = build(TreeKind::Catalog, &items);
-    let (found, fed) = read(TreeKind::Catalog, &build(TreeKind::Catalog, &items).0, &whole, |descent| descent.skip_prefix(b"directory-0"));
+    let (found, fed) =
+        read(TreeKind::Catalog, &build(TreeKind::Catalog, &items).0, &whole, |descent| descent.skip_prefix(b"directory-0"));
     assert_eq!(found.len(), items.iter().filter(|item| !item.0.starts_with(b"directory-0")).count());
     assert!(fed < whole.len() * 7 / 10, "{fed} of {}", whole.len());
 }

@@ -105,7 +105,15 @@ pub const EXPECTED: Expected = Expected { replica_id: None, epoch: 1, slot: 7 };
 /// A record's body with that action.
 pub fn body(action: Option<Action>) -> Body {
     let head = Head { replica_id: name(0x31), epoch: 2, slot: 300, hash: name(0x32) };
-    Body { prev: name(0x33), heads: vec![head], nonce: name(0x34), run_id: name(0x35), time: 1_700_000_000, critical: true, action }
+    Body {
+        prev: name(0x33),
+        heads: vec![head],
+        nonce: name(0x34),
+        run_id: name(0x35),
+        time: 1_700_000_000,
+        critical: true,
+        action,
+    }
 }
 
 /// Every action, with its name.
@@ -114,14 +122,26 @@ pub fn actions() -> Vec<(&'static str, Action)> {
     let object = ObjectRef { class: ObjectClass::Data as i32, hash: name(0x60) };
     let list = ClassList { class: ObjectClass::Meta as i32, list: name(0x61) };
     vec![
-        ("record.genesis", Action::Genesis(Genesis {
-            repository_id: Bytes::copy_from_slice(&REPOSITORY), replica_id: name(0x30), previous_epoch_head: Some(head),
-        })),
+        (
+            "record.genesis",
+            Action::Genesis(Genesis {
+                repository_id: Bytes::copy_from_slice(&REPOSITORY),
+                replica_id: name(0x30),
+                previous_epoch_head: Some(head),
+            }),
+        ),
         ("record.close", Action::Close(Close { next_epoch: 2 })),
         ("record.publish", Action::Publish(Publish { segments: vec![name(0x40), name(0x41)] })),
-        ("record.commit", Action::Commit(Commit {
-            snapshot_id: name(0x50), object: name(0x51), segments: vec![name(0x42)], replaces: vec![name(0x52)], partial: true,
-        })),
+        (
+            "record.commit",
+            Action::Commit(Commit {
+                snapshot_id: name(0x50),
+                object: name(0x51),
+                segments: vec![name(0x42)],
+                replaces: vec![name(0x52)],
+                partial: true,
+            }),
+        ),
         ("record.forget", Action::Forget(Forget { ids: vec![name(0x53)] })),
         ("record.condemn", Action::Condemn(Condemn { objects: vec![object], lists: vec![list] })),
         ("record.distrust", Action::Distrust(Distrust { add: vec![name(0x62)], lift: vec![name(0x63)] })),
@@ -172,9 +192,12 @@ fn catalog_tree() -> (Child, Bytes) {
     let mut builder = TreeBuilder::new(TreeKind::Catalog, ids());
     let mut out = Vec::new();
     let directory = Entry { kind: EntryKind::Directory as i32, mode: 0o755, ..Entry::default() }.encode_to_vec();
-    for (key, value, bytes) in
-        [(&b""[..], &directory, 0), (b"a", &directory, 0), (b"a\0one", &file().encode_to_vec(), 29), (b"a\0one more", &file().encode_to_vec(), 29)]
-    {
+    for (key, value, bytes) in [
+        (&b""[..], &directory, 0),
+        (b"a", &directory, 0),
+        (b"a\0one", &file().encode_to_vec(), 29),
+        (b"a\0one more", &file().encode_to_vec(), 29),
+    ] {
         builder.push(key, value, bytes, &mut out).expect("in order");
     }
     let root = builder.finish(&mut out).expect("finished");
@@ -204,42 +227,88 @@ fn inner_tree() -> (Child, Bytes) {
 
 fn file() -> Entry {
     let xattrs = vec![
-        Xattr { name: Bytes::from_static(b"user.long"), value: Bytes::new(), chunk: Some(Piece { id: name(0x83), length: 5000 }) },
+        Xattr {
+            name: Bytes::from_static(b"user.long"),
+            value: Bytes::new(),
+            chunk: Some(Piece { id: name(0x83), length: 5000 }),
+        },
         Xattr { name: Bytes::from_static(b"user.note"), value: Bytes::from_static(b"dry"), chunk: None },
     ];
     Entry {
-        kind: EntryKind::File as i32, size: 29, mode: 0o4640, uid: 1000, gid: 100, user: Bytes::from_static(b"ada"),
-        group: Bytes::from_static(b"users"), mtime: -1, mtime_nanos: 999_999_999, ctime: 1_700_000_000, ctime_nanos: 5, inode: 42,
-        xattrs, hard_link: Bytes::from_static(b"a\0one"),
-        content: Some(Content { pieces: vec![Piece { id: name(0x84), length: 29 }], list: None }), ..Entry::default()
+        kind: EntryKind::File as i32,
+        size: 29,
+        mode: 0o4640,
+        uid: 1000,
+        gid: 100,
+        user: Bytes::from_static(b"ada"),
+        group: Bytes::from_static(b"users"),
+        mtime: -1,
+        mtime_nanos: 999_999_999,
+        ctime: 1_700_000_000,
+        ctime_nanos: 5,
+        inode: 42,
+        xattrs,
+        hard_link: Bytes::from_static(b"a\0one"),
+        content: Some(Content { pieces: vec![Piece { id: name(0x84), length: 29 }], list: None }),
+        ..Entry::default()
     }
 }
 
 fn snapshot() -> Snapshot {
-    let statistics = Statistics { files: 2, directories: 2, bytes: 58, files_new: 2, data_added: 29, data_added_stored: 69, ..Statistics::default() };
+    let statistics = Statistics {
+        files: 2,
+        directories: 2,
+        bytes: 58,
+        files_new: 2,
+        data_added: 29,
+        data_added_stored: 69,
+        ..Statistics::default()
+    };
     let root = Root { name: Bytes::from_static(b"home"), path: Bytes::from_static(b"/home"), catalog: Some(catalog_tree().0) };
     Snapshot {
-        id: name(0x50), roots: vec![root], time_seconds: 1_700_000_000, time_nanos: 123_456_789, utc_offset_seconds: -3600,
-        host: "keel".into(), user: "ada".into(), tags: vec!["daily".into(), "sea".into()], label: "first".into(),
-        program_version: "0.1.0".into(), parent: name(0x52), statistics: Some(statistics), errors_count: 1001,
+        id: name(0x50),
+        roots: vec![root],
+        time_seconds: 1_700_000_000,
+        time_nanos: 123_456_789,
+        utc_offset_seconds: -3600,
+        host: "keel".into(),
+        user: "ada".into(),
+        tags: vec!["daily".into(), "sea".into()],
+        label: "first".into(),
+        program_version: "0.1.0".into(),
+        parent: name(0x52),
+        statistics: Some(statistics),
+        errors_count: 1001,
         errors: vec![SourceProblem { path: Bytes::from_static(b"/home/b"), message: "permission denied".into() }],
-        partial: true, run_id: name(0x35), duration_ms: 1500,
+        partial: true,
+        run_id: name(0x35),
+        duration_ms: 1500,
     }
 }
 
 fn checkpoint() -> Checkpoint {
     let segments = SetRuns {
-        kind: SetKind::Segments as i32, class: 0, runs: vec![Run { list: name(0x65), count: 1000 }],
-        added: Bytes::from([run(0x40), run(0x41)].concat()), removed: name(0x42),
+        kind: SetKind::Segments as i32,
+        class: 0,
+        runs: vec![Run { list: name(0x65), count: 1000 }],
+        added: Bytes::from([run(0x40), run(0x41)].concat()),
+        removed: name(0x42),
     };
-    let condemned = SetRuns { kind: SetKind::Condemned as i32, class: ObjectClass::Data as i32, added: name(0x60), ..SetRuns::default() };
+    let condemned =
+        SetRuns { kind: SetKind::Condemned as i32, class: ObjectClass::Data as i32, added: name(0x60), ..SetRuns::default() };
     Checkpoint {
-        epoch: 1, slot: 7, slot_hash: name(0x38), replica_id: name(0x30), next_epoch: 0,
+        epoch: 1,
+        slot: 7,
+        slot_hash: name(0x38),
+        replica_id: name(0x30),
+        next_epoch: 0,
         snapshots: vec![LiveSnapshot { id: name(0x50), object: name(0x51), slot: 5, partial: false }],
-        sets: vec![segments, condemned], heads: body(None).heads,
+        sets: vec![segments, condemned],
+        heads: body(None).heads,
         features: vec![Configure { feature: "pledge".into(), value: "on".into(), critical: false }],
         holds: vec![Hold { id: name(0x54), until: 0, reason: "audit".into() }],
-        previous_epoch_head: None, named_lists: vec![ClassList { class: ObjectClass::Meta as i32, list: name(0x61) }],
+        previous_epoch_head: None,
+        named_lists: vec![ClassList { class: ObjectClass::Meta as i32, list: name(0x61) }],
     }
 }
 
@@ -256,7 +325,12 @@ pub fn kek() -> Secret {
 
 fn slot_info() -> SlotInfo {
     let params = KdfParams { memory_kib: 65_536, passes: 3, lanes: 4 };
-    SlotInfo { unlock: Unlock::Passphrase { salt: run(0x40), params }, repository_id: REPOSITORY, label: "first".into(), created: 1_700_000_000 }
+    SlotInfo {
+        unlock: Unlock::Passphrase { salt: run(0x40), params },
+        repository_id: REPOSITORY,
+        label: "first".into(),
+        created: 1_700_000_000,
+    }
 }
 
 fn sample(
@@ -271,7 +345,8 @@ fn sample(
 
 fn node(name: &'static str, kind: TreeKind, (root, plaintext): (Child, Bytes)) -> Sample {
     let read = move |stored: &[u8]| {
-        let node = Node::decode(Bytes::copy_from_slice(stored), kind, Some(&root).filter(|root| root.length as usize == stored.len()))?;
+        let node =
+            Node::decode(Bytes::copy_from_slice(stored), kind, Some(&root).filter(|root| root.length as usize == stored.len()))?;
         let fields = node.items.iter().flat_map(|item| [&item.key[..], &item.value[..]].concat());
         Ok(fields.collect())
     };
@@ -292,8 +367,14 @@ pub fn samples() -> Vec<Sample> {
         descriptor().encode().expect("sound"),
     ));
     let clear = [
-        vec![0x08, 1, 0x12, 32], REPOSITORY.to_vec(), vec![0x1a, 5], b"first".to_vec(), vec![0x20, 0x80, 0xc4, 0x9f, 0xd5, 0x0c],
-        vec![0x2a, 42, 0x0a, 32], run(0x40).to_vec(), vec![0x10, 0x80, 0x80, 0x04, 0x18, 3, 0x20, 4],
+        vec![0x08, 1, 0x12, 32],
+        REPOSITORY.to_vec(),
+        vec![0x1a, 5],
+        b"first".to_vec(),
+        vec![0x20, 0x80, 0xc4, 0x9f, 0xd5, 0x0c],
+        vec![0x2a, 42, 0x0a, 32],
+        run(0x40).to_vec(),
+        vec![0x10, 0x80, 0x80, 0x04, 0x18, 3, 0x20, 4],
     ];
     all.push(sample(
         "key-slot",

@@ -14,8 +14,20 @@ use crate::format_samples::{Sample, samples};
 
 /// Bytes that parsers stumble over: ends of ranges, long numbers, tags and separators.
 const SPICE: [&[u8]; 14] = [
-    &[0], &[0xff], &[0x80], &[0x7f], &[0x0a, 0x00], &[0x0a, 0x20], &[0xff, 0xff, 0xff, 0xff, 0x0f], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
-    &[0xff, 0xff, 0xff, 0x7f], &[0x00, 0x00, 0x00, 0x80], b"..", b"/", &[0x08, 0xff, 0xff, 0x03], &[0x1a, 0x02, 0x08, 0x01],
+    &[0],
+    &[0xff],
+    &[0x80],
+    &[0x7f],
+    &[0x0a, 0x00],
+    &[0x0a, 0x20],
+    &[0xff, 0xff, 0xff, 0xff, 0x0f],
+    &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
+    &[0xff, 0xff, 0xff, 0x7f],
+    &[0x00, 0x00, 0x00, 0x80],
+    b"..",
+    b"/",
+    &[0x08, 0xff, 0xff, 0x03],
+    &[0x1a, 0x02, 0x08, 0x01],
 ];
 
 fn below(rng: &mut TestRng, n: usize) -> usize {
@@ -90,7 +102,12 @@ fn changed_stored_bytes_are_refused() {
             let result = survives(sample, &stored);
             // All but entries and nodes, which are chunks and verified by their ids, guard their own bytes.
             let guarded = !sample.name.starts_with("node") && sample.name != "entry" && sample.name != "pack";
-            assert!(!guarded || result.is_err() || stored == sample.written, "{} was accepted: {}", sample.name, hex::encode(&stored));
+            assert!(
+                !guarded || result.is_err() || stored == sample.written,
+                "{} was accepted: {}",
+                sample.name,
+                hex::encode(&stored)
+            );
         }
     });
     println!("fuzz: {} cases of changed stored bytes", rounds * samples.len() as u64);
@@ -107,9 +124,13 @@ fn changed_fields_are_read_or_refused() {
             cases += 1;
             let Ok(understood) = survives(sample, &(sample.wrap)(&plain)) else { continue };
             accepted += 1;
-            let written_again = matches!(sample.name.split('.').next(), Some("descriptor" | "record" | "pack" | "segment" | "snapshot" | "checkpoint" | "entry"));
+            let written_again = matches!(
+                sample.name.split('.').next(),
+                Some("descriptor" | "record" | "pack" | "segment" | "snapshot" | "checkpoint" | "entry")
+            );
             if written_again {
-                let again = survives(sample, &(sample.wrap)(&understood)).unwrap_or_else(|e| panic!("{}: what was read cannot be read again: {e}", sample.name));
+                let again = survives(sample, &(sample.wrap)(&understood))
+                    .unwrap_or_else(|e| panic!("{}: what was read cannot be read again: {e}", sample.name));
                 assert_eq!(again, understood, "{}", sample.name);
             }
         }

@@ -1,14 +1,17 @@
 //! The suite: one binary, one module per subject. `tests/architecture.rs` fails when a file here is not listed.
+#![allow(clippy::disallowed_methods, reason = "the suite drives real processes, clocks and file systems")]
 
 mod commands;
 mod configuration;
 mod cost;
+mod crash_points;
 mod example_config;
 mod format_golden;
 mod format_hostile;
 mod format_props;
 mod format_samples;
 mod fuzz_parsers;
+mod processes;
 mod replica_faults;
 mod restore_target;
 mod seal_props;

@@ -87,8 +87,10 @@ async fn dies_in_the_middle_of_the_packs() {
 
 #[tokio::test(start_paused = true)]
 async fn dies_at_its_log() {
-    let (why, _) =
-        c_misbehaves_and_comes_back(|call| if call.operation == Operation::Put && call.name.starts_with("log/") { DEAD } else { Fault::Pass }).await;
+    let (why, _) = c_misbehaves_and_comes_back(|call| {
+        if call.operation == Operation::Put && call.name.starts_with("log/") { DEAD } else { Fault::Pass }
+    })
+    .await;
     assert!(why.contains("writing its log"), "{why}");
 }
 
@@ -111,7 +113,8 @@ async fn full_even_for_its_log() {
 
 #[tokio::test(start_paused = true)]
 async fn denied() {
-    let denied = |call: &Call| if call.operation == Operation::Put { Fault::FailBefore(StoreErrorKind::Denied) } else { Fault::Pass };
+    let denied =
+        |call: &Call| if call.operation == Operation::Put { Fault::FailBefore(StoreErrorKind::Denied) } else { Fault::Pass };
     let (_, class) = c_misbehaves_and_comes_back(denied).await;
     assert_eq!(class, Some(Class::Denied));
 }
@@ -125,14 +128,17 @@ async fn acknowledges_and_drops_packs() {
 
 #[tokio::test(start_paused = true)]
 async fn acknowledges_and_drops_index_segments() {
-    let drops = |call: &Call| if call.operation == Operation::Put && call.name.starts_with("index/") { Fault::Drop } else { Fault::Pass };
+    let drops =
+        |call: &Call| if call.operation == Operation::Put && call.name.starts_with("index/") { Fault::Drop } else { Fault::Pass };
     let (why, _) = c_misbehaves_and_comes_back(drops).await;
     assert!(why.contains("does not have them"), "{why}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn acknowledges_and_drops_snapshots() {
-    let drops = |call: &Call| if call.operation == Operation::Put && call.name.starts_with("snapshots/") { Fault::Drop } else { Fault::Pass };
+    let drops = |call: &Call| {
+        if call.operation == Operation::Put && call.name.starts_with("snapshots/") { Fault::Drop } else { Fault::Pass }
+    };
     let (why, _) = c_misbehaves_and_comes_back(drops).await;
     assert!(why.contains("does not have them"), "{why}");
 }
@@ -156,7 +162,9 @@ async fn stalls_at_packs() {
 #[tokio::test(start_paused = true)]
 async fn stalls_at_its_index() {
     let began = tokio::time::Instant::now();
-    let stalls = |call: &Call| if call.operation == Operation::Put && call.name.starts_with("index/") { Fault::Stall } else { Fault::Pass };
+    let stalls = |call: &Call| {
+        if call.operation == Operation::Put && call.name.starts_with("index/") { Fault::Stall } else { Fault::Pass }
+    };
     c_misbehaves_and_comes_back(stalls).await;
     assert!(began.elapsed() < Duration::from_secs(300), "took {:?}", began.elapsed());
 }
@@ -164,7 +172,8 @@ async fn stalls_at_its_index() {
 #[tokio::test(start_paused = true)]
 async fn stalls_at_its_log() {
     let began = tokio::time::Instant::now();
-    let stalls = |call: &Call| if call.operation == Operation::Put && call.name.starts_with("log/") { Fault::Stall } else { Fault::Pass };
+    let stalls =
+        |call: &Call| if call.operation == Operation::Put && call.name.starts_with("log/") { Fault::Stall } else { Fault::Pass };
     c_misbehaves_and_comes_back(stalls).await;
     assert!(began.elapsed() < Duration::from_secs(300), "took {:?}", began.elapsed());
 }
@@ -283,7 +292,8 @@ async fn below_quorum_names_who_holds_what() {
     // Both die at the very end: the commit.
     let mut members = stage.members();
     for at in [1, 2] {
-        let dies = |call: &Call| if call.operation == Operation::Put && call.name.starts_with("log/") { DEAD } else { Fault::Pass };
+        let dies =
+            |call: &Call| if call.operation == Operation::Put && call.name.starts_with("log/") { DEAD } else { Fault::Pass };
         let faulty = FaultyStore::new(&stage.env, Arc::new(stage.stores[at].clone()), dies);
         members[at] = stage.wrapped(stage.names[at], Arc::new(faulty));
     }
@@ -341,7 +351,11 @@ async fn flipped(always: bool) -> (Stage, [u8; 32], tempfile::TempDir, Vec<Strin
     let seen = std::sync::Mutex::new(std::collections::BTreeSet::new());
     let flips = move |call: &Call| {
         let first = seen.lock().expect("no panic while noting").insert(call.name.clone());
-        if call.operation == Operation::Get && data_or_meta(call) && (always || first) { Fault::FlipBit(4321) } else { Fault::Pass }
+        if call.operation == Operation::Get && data_or_meta(call) && (always || first) {
+            Fault::FlipBit(4321)
+        } else {
+            Fault::Pass
+        }
     };
     let set = ReplicaSettings { prefer: vec!["a".into()], ..ReplicaSettings::default() };
     let repository = stage.open_at(stage.members_but(0, flips), set).await.expect("the logs are fine");
@@ -737,7 +751,8 @@ async fn the_preferred_replica_is_read_first() {
     let report = stage.backup(stage.members(), source.path()).await.expect("all is well");
     for prefer in 0..3 {
         let members: Vec<Member> = stage.members();
-        let meters: Vec<_> = members.iter().map(|m| m.store.as_ref().map(|s| s.meter.clone()).ok().expect("open")).collect();
+        let meters: Vec<_> =
+            members.iter().map(|m| m.store.as_ref().map(|s| s.meter.clone()).unwrap_or_else(|e| panic!("{e}"))).collect();
         let set = ReplicaSettings { prefer: vec![stage.names[prefer].into()], ..ReplicaSettings::default() };
         let repository = stage.open_at(members, set).await.expect("all answer");
         contents(&repository, id(&report)).await.expect("all is well");

@@ -10,6 +10,7 @@ use holdfast::format::entry::{Entry, EntryKind};
 use holdfast::restore::metadata::Applied;
 use holdfast::restore::target::{Outcome, Target, TargetError, TargetSettings};
 use holdfast::restore::writer::Existing;
+use holdfast::source::Source;
 use holdfast::source::attributes::{Attribute, read_xattrs};
 use holdfast::source::directory::{Found, Walk, WalkSettings, Walked};
 use holdfast::source::filter::Filter;

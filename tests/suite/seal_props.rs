@@ -45,7 +45,9 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 fn text(seed: u64, len: usize) -> Vec<u8> {
     let mut out: Vec<u8> = Vec::with_capacity(len + 16);
     for byte in noise(seed, len / 4 + 1) {
-        out.extend_from_slice([&b"anchor "[..], b"rope ", b"tide ", b"harbour\n", b"keel ", b"storm ", b"hold "][usize::from(byte) % 7]);
+        out.extend_from_slice(
+            [&b"anchor "[..], b"rope ", b"tide ", b"harbour\n", b"keel ", b"storm ", b"hold "][usize::from(byte) % 7],
+        );
         if out.len() >= len {
             break;
         }
@@ -143,14 +145,19 @@ fn no_frame_opens_as_another() {
             let frame = sealers[0].seal(kind, &plain, &id(&plain), ENTROPY).expect("sealed");
             assert_eq!(frame.shape.compression, compression);
             for (as_kind, sealer) in KINDS.iter().flat_map(|kind| sealers.iter().map(move |sealer| (*kind, sealer))) {
-                for (plain_len, as_compression) in lengths.iter().flat_map(|len| compressions.map(|compression| (*len, compression))) {
+                for (plain_len, as_compression) in
+                    lengths.iter().flat_map(|len| compressions.map(|compression| (*len, compression)))
+                {
                     for generation in [1, 2] {
                         let shape = FrameShape { generation, plain_len, compression: as_compression };
                         let opened = sealer.open(as_kind, shape, &frame.bytes);
                         if shape == frame.shape && as_kind == kind && sealer.repository == sealers[0].repository {
                             assert_eq!(opened.expect("opened"), plain);
                         } else {
-                            assert!(matches!(opened, Err(SealError::Authentication)), "{kind:?} as {as_kind:?} {shape:?}: {opened:?}");
+                            assert!(
+                                matches!(opened, Err(SealError::Authentication)),
+                                "{kind:?} as {as_kind:?} {shape:?}: {opened:?}"
+                            );
                             refused += 1;
                         }
                     }
@@ -239,34 +246,52 @@ fn a_faulty_encoder_is_found_and_nothing_is_sealed() {
     let honest = |plain: &[u8], packed: &mut Vec<u8>| *packed = zstd::bulk::compress(plain, 3).expect("compressed");
     type Fault = (&'static str, Box<dyn Fn(&[u8], &mut Vec<u8>) -> Result<(), SealError>>);
     let faults: Vec<Fault> = vec![
-        ("other bytes of the same length", Box::new(move |plain, packed| {
-            let mut plain = plain.to_vec();
-            plain[50_000] ^= 1;
-            honest(&plain, packed);
-            Ok(())
-        })),
-        ("a byte too few", Box::new(move |plain, packed| {
-            honest(&plain[1..], packed);
-            Ok(())
-        })),
-        ("a byte too many", Box::new(move |plain, packed| {
-            honest(&[plain, b"!"].concat(), packed);
-            Ok(())
-        })),
-        ("a cut frame", Box::new(move |plain, packed| {
-            honest(plain, packed);
-            packed.pop();
-            Ok(())
-        })),
-        ("a frame and more", Box::new(move |plain, packed| {
-            honest(plain, packed);
-            packed.push(0);
-            Ok(())
-        })),
-        ("nothing", Box::new(|_, packed| {
-            packed.clear();
-            Ok(())
-        })),
+        (
+            "other bytes of the same length",
+            Box::new(move |plain, packed| {
+                let mut plain = plain.to_vec();
+                plain[50_000] ^= 1;
+                honest(&plain, packed);
+                Ok(())
+            }),
+        ),
+        (
+            "a byte too few",
+            Box::new(move |plain, packed| {
+                honest(&plain[1..], packed);
+                Ok(())
+            }),
+        ),
+        (
+            "a byte too many",
+            Box::new(move |plain, packed| {
+                honest(&[plain, b"!"].concat(), packed);
+                Ok(())
+            }),
+        ),
+        (
+            "a cut frame",
+            Box::new(move |plain, packed| {
+                honest(plain, packed);
+                packed.pop();
+                Ok(())
+            }),
+        ),
+        (
+            "a frame and more",
+            Box::new(move |plain, packed| {
+                honest(plain, packed);
+                packed.push(0);
+                Ok(())
+            }),
+        ),
+        (
+            "nothing",
+            Box::new(|_, packed| {
+                packed.clear();
+                Ok(())
+            }),
+        ),
         ("an error", Box::new(|_, _| Err(SealError::Encoder))),
     ];
     let sealer = sealer(3);
@@ -346,7 +371,11 @@ fn only_one_frame_of_the_declared_length_is_unfolded() {
 
     assert!(unfolds(&windowed(0, &plain), 5000));
     assert!(unfolds(&windowed(14 << 3, &plain), 5000), "16 MiB is the largest window");
-    assert!(!unfolds(&windowed(14 << 3 | 1, &plain), 5000) && !unfolds(&windowed(15 << 3, &plain), 5000) && !unfolds(&windowed(0xFF, &plain), 5000));
+    assert!(
+        !unfolds(&windowed(14 << 3 | 1, &plain), 5000)
+            && !unfolds(&windowed(15 << 3, &plain), 5000)
+            && !unfolds(&windowed(0xFF, &plain), 5000)
+    );
 }
 
 /// An authentic frame that unfolds to more than it declares: only a holder of the keys can make one, and it is refused, too.
@@ -355,7 +384,9 @@ fn a_compression_bomb_is_refused() {
     let sealer = sealer(3);
     let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 3).expect("compressed");
     let honest = zstd::bulk::compress(&vec![0; 4096], 3).expect("compressed");
-    for (packed, plain_len, opens) in [(&bomb, 64 << 10, false), (&bomb, 16 << 20, false), (&honest, 4095, false), (&honest, 4096, true)] {
+    for (packed, plain_len, opens) in
+        [(&bomb, 64 << 10, false), (&bomb, 16 << 20, false), (&honest, 4095, false), (&honest, 4096, true)]
+    {
         let mut aad = b"HFfr".to_vec();
         aad.extend_from_slice(&[2; 32]);
         aad.push(1);

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use holdfast::source::Source;
 use holdfast::source::attributes::read_xattrs;
 use holdfast::source::directory::{Found, Unreadable, Walk, WalkSettings, Walked};
 use holdfast::source::error::SourceError;

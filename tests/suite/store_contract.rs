@@ -45,9 +45,7 @@ enum World {
     Real,
 }
 
-fn run<F: Future<Output = ()>>(
-    world: World, races: usize, subject: impl Fn(&Env, &Path) -> Open, case: impl FnOnce(Place) -> F,
-) {
+fn run<F: Future<Output = ()>>(world: World, races: usize, subject: impl Fn(&Env, &Path) -> Open, case: impl FnOnce(Place) -> F) {
     let folder = tempfile::tempdir().unwrap();
     let (mut builder, env): (_, fn() -> Env) = match world {
         World::Paused => {
@@ -358,8 +356,11 @@ async fn delete_takes_a_batch(at: Place) {
     for i in 0..20 {
         store.put(&name(&format!("data/{:02}/x{i:02}", i % 4)), body("delete", i)).await.unwrap();
     }
-    let batch: Vec<_> = ["data/00/x00", "data/00/missing", "missing", "data/01/x01", "data/01/x01", "data/03/x19", "data/03/x19/y"]
-        .iter().map(|text| name(text)).collect();
+    let batch: Vec<_> =
+        ["data/00/x00", "data/00/missing", "missing", "data/01/x01", "data/01/x01", "data/03/x19", "data/03/x19/y"]
+            .iter()
+            .map(|text| name(text))
+            .collect();
     assert!(store.delete(&batch).await.is_empty());
     assert!(store.delete(&batch).await.is_empty());
     assert!(store.delete(&[]).await.is_empty());
@@ -379,12 +380,13 @@ fn names_are_refused_before_any_store_sees_them() {
     let segment = "s".repeat(128);
     let longest = [segment.as_str(); 8].join("/");
     assert_eq!(longest.len(), NAME_MAX + 7);
-    for text in ["a", "0", "descriptor", "a/b/c", "a.b", "a-b_c.d", "tmp0/a", "a/tmp", "a/tmp/b", &segment, &longest[..NAME_MAX]] {
+    for text in ["a", "0", "descriptor", "a/b/c", "a.b", "a-b_c.d", "tmp0/a", "a/tmp", "a/tmp/b", &segment, &longest[..NAME_MAX]]
+    {
         assert_eq!(ObjectName::new(text).unwrap().as_str(), text);
     }
     let refused = [
-        "", "/", "a/", "/a", "a//b", ".", "..", "a/../b", "../a", ".hidden", "a/.b", "-a", "_a", "tmp", "tmp/", "tmp/a", "Abc", "a/B",
-        "DATA/a", "a b", "a\0", "a\n", "a\\b", "a:b", "a%20b", "\u{e4}", "a*", "a?", &longest,
+        "", "/", "a/", "/a", "a//b", ".", "..", "a/../b", "../a", ".hidden", "a/.b", "-a", "_a", "tmp", "tmp/", "tmp/a", "Abc",
+        "a/B", "DATA/a", "a b", "a\0", "a\n", "a\\b", "a:b", "a%20b", "\u{e4}", "a*", "a?", &longest,
     ];
     for text in refused {
         assert!(ObjectName::new(text).is_err(), "{text:?}");

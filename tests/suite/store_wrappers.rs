@@ -23,8 +23,12 @@ use crate::support::recording_store::RecordingStore;
 const TRANSIENT: [StoreErrorKind; 4] =
     [StoreErrorKind::Unavailable, StoreErrorKind::TimedOut, StoreErrorKind::Corrupt, StoreErrorKind::Throttled(None)];
 const FINAL: [StoreErrorKind; 6] = [
-    StoreErrorKind::NotFound, StoreErrorKind::AlreadyExists, StoreErrorKind::Denied, StoreErrorKind::Full,
-    StoreErrorKind::Invalid, StoreErrorKind::Other,
+    StoreErrorKind::NotFound,
+    StoreErrorKind::AlreadyExists,
+    StoreErrorKind::Denied,
+    StoreErrorKind::Full,
+    StoreErrorKind::Invalid,
+    StoreErrorKind::Other,
 ];
 
 /// A store in memory, one that fails as scripted before it, and retries around both.
@@ -158,8 +162,10 @@ async fn the_wait_that_a_store_asks_for_is_kept() {
 async fn a_put_in_doubt_is_settled_by_reading() {
     let object = name("log/1");
     let unclear = [
-        Fault::FailAfter(StoreErrorKind::Unavailable), Fault::FailAfter(StoreErrorKind::TimedOut),
-        Fault::FailAfter(StoreErrorKind::Throttled(None)), Fault::StallAfter,
+        Fault::FailAfter(StoreErrorKind::Unavailable),
+        Fault::FailAfter(StoreErrorKind::TimedOut),
+        Fault::FailAfter(StoreErrorKind::Throttled(None)),
+        Fault::StallAfter,
     ];
     for fault in unclear {
         let chain = chain(vec![fault.clone()]);
@@ -168,9 +174,8 @@ async fn a_put_in_doubt_is_settled_by_reading() {
         assert_eq!((chain.faulty.calls_of(Operation::Put), chain.faulty.calls_of(Operation::Get)), (2, 1), "{fault:?}");
     }
     // The reading fails for a while, too.
-    let chain = chain(vec![
-        Fault::StallAfter, Fault::Pass, Fault::FailBefore(StoreErrorKind::Unavailable), Fault::Pass, Fault::Stall,
-    ]);
+    let chain =
+        chain(vec![Fault::StallAfter, Fault::Pass, Fault::FailBefore(StoreErrorKind::Unavailable), Fault::Pass, Fault::Stall]);
     chain.store.put(&object, bytes("mine")).await.unwrap();
     assert_eq!((chain.faulty.calls_of(Operation::Put), chain.faulty.calls_of(Operation::Get)), (4, 3));
 }
@@ -508,8 +513,7 @@ async fn stores_that_share_a_counter_crash_together() {
         let env = Env::inline(1, Time(0));
         let counter = Arc::new(AtomicU64::new(0));
         let inner: Vec<_> = (0..2).map(|_| Arc::new(MemoryStore::new(&env, "memory"))).collect();
-        let stores: Vec<_> =
-            inner.iter().map(|s| FaultyStore::crash_at(&env, s.clone(), 3, how, counter.clone())).collect();
+        let stores: Vec<_> = inner.iter().map(|s| FaultyStore::crash_at(&env, s.clone(), 3, how, counter.clone())).collect();
         let object = |i: usize| name(&format!("data/{i}"));
         for i in 0..6 {
             assert_eq!(stores[i % 2].put(&object(i), bytes("x")).await.is_ok(), i < 3, "call {i}, {how:?}");

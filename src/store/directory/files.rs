@@ -51,10 +51,20 @@ fn classed(e: Errno) -> StoreErrorKind {
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => StoreErrorKind::Full,
         Errno::TIMEDOUT => StoreErrorKind::TimedOut,
         // The disk, the server or this machine is in trouble, which may pass.
-        Errno::IO | Errno::STALE | Errno::NODEV | Errno::NXIO | Errno::NOTCONN | Errno::MFILE | Errno::NFILE
-        | Errno::NOMEM | Errno::BUSY | Errno::AGAIN | Errno::INTR => StoreErrorKind::Unavailable,
-        Errno::ISDIR | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::INVAL | Errno::XDEV
-        | Errno::OPNOTSUPP => StoreErrorKind::Invalid,
+        Errno::IO
+        | Errno::STALE
+        | Errno::NODEV
+        | Errno::NXIO
+        | Errno::NOTCONN
+        | Errno::MFILE
+        | Errno::NFILE
+        | Errno::NOMEM
+        | Errno::BUSY
+        | Errno::AGAIN
+        | Errno::INTR => StoreErrorKind::Unavailable,
+        Errno::ISDIR | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::INVAL | Errno::XDEV | Errno::OPNOTSUPP => {
+            StoreErrorKind::Invalid
+        }
         _ => StoreErrorKind::Other,
     }
 }
@@ -109,7 +119,12 @@ impl Files {
         let handle = rustix::fs::open(&root, flags, Mode::empty()).map_err(fault)?;
         let group = rustix::fs::fstat(&handle).map_err(fault)?.st_mode & 0o070;
         Ok(Files {
-            label: label.to_owned(), root, handle, group, folders: Mutex::default(), cleaned: AtomicBool::new(false),
+            label: label.to_owned(),
+            root,
+            handle,
+            group,
+            folders: Mutex::default(),
+            cleaned: AtomicBool::new(false),
             no_links: AtomicBool::new(false),
         })
     }
@@ -192,10 +207,12 @@ impl Files {
         let opened = opened.map_err(|e| fault(if e == Errno::EXIST { Errno::AGAIN } else { e }));
         let mut file = File::from(opened?);
         let done = file.write_all(bytes).and_then(|()| file.sync_data()).map_err(|e| fault(errno(&e)));
-        let done = done.and_then(|()| self.publish(temporary, name, &file).map_err(|e| match e {
-            Errno::NOSYS => self.fault("put", name.as_str(), Errno::INVAL).because("cannot create exclusively"),
-            e => fault(e),
-        }));
+        let done = done.and_then(|()| {
+            self.publish(temporary, name, &file).map_err(|e| match e {
+                Errno::NOSYS => self.fault("put", name.as_str(), Errno::INVAL).because("cannot create exclusively"),
+                e => fault(e),
+            })
+        });
         // What stays behind here is removed after days: it is never an object.
         let _ = rustix::fs::unlinkat(&self.handle, temporary, AtFlags::empty());
         if !self.cleaned.swap(true, Relaxed)

@@ -87,9 +87,10 @@ impl Store for DirectoryStore {
 
     fn delete<'a>(&'a self, names: &'a [ObjectName]) -> BoxFuture<'a, Vec<(ObjectName, StoreError)>> {
         let names = names.to_vec();
-        Box::pin(self.blocking(move |files| {
-            names.into_iter().filter_map(|name| files.delete(&name).err().map(|e| (name, e))).collect()
-        }))
+        Box::pin(
+            self.blocking(move |files| {
+                names.into_iter().filter_map(|name| files.delete(&name).err().map(|e| (name, e))).collect()
+            }),
+        )
     }
 }
-

@@ -85,8 +85,13 @@ impl FaultyStore {
     /// `inner`, each call treated as `plan` says.
     pub fn new(env: &Env, inner: Arc<dyn Store>, plan: impl Fn(&Call) -> Fault + Send + Sync + 'static) -> FaultyStore {
         FaultyStore {
-            env: env.clone(), inner, plan: Box::new(plan), calls: Arc::default(), of_operation: Default::default(),
-            crashed: AtomicU64::new(u64::MAX), torn_into: None,
+            env: env.clone(),
+            inner,
+            plan: Box::new(plan),
+            calls: Arc::default(),
+            of_operation: Default::default(),
+            crashed: AtomicU64::new(u64::MAX),
+            torn_into: None,
         }
     }
 
@@ -242,9 +247,8 @@ impl Store for FaultyStore {
     fn delete<'a>(&'a self, names: &'a [ObjectName]) -> BoxFuture<'a, Vec<(ObjectName, StoreError)>> {
         Box::pin(async move {
             let (call, fault) = self.begin(Operation::Delete, names.first().map_or("", ObjectName::as_str)).await;
-            let failed = |kind, names: &[ObjectName]| {
-                names.iter().map(|name| (name.clone(), self.error(kind, &call))).collect::<Vec<_>>()
-            };
+            let failed =
+                |kind, names: &[ObjectName]| names.iter().map(|name| (name.clone(), self.error(kind, &call))).collect::<Vec<_>>();
             match fault {
                 Fault::FailBefore(kind) => failed(kind, names),
                 Fault::FailAfter(kind) => {

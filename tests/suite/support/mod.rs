@@ -5,6 +5,7 @@ use holdfast::store::name::ObjectName;
 
 pub mod faulty_store;
 pub mod recording_store;
+pub mod rig;
 pub mod source_tree;
 pub mod stage;
 

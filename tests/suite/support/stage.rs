@@ -339,7 +339,11 @@ impl Store for Weighed {
     fn label(&self) -> &str {
         self.inner.label()
     }
-    fn put<'a>(&'a self, name: &'a ObjectName, bytes: bytes::Bytes) -> futures::future::BoxFuture<'a, Result<(), holdfast::store::error::StoreError>> {
+    fn put<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        bytes: bytes::Bytes,
+    ) -> futures::future::BoxFuture<'a, Result<(), holdfast::store::error::StoreError>> {
         Box::pin(async move {
             let _lifted = self.scale.lift(name, bytes.len() as u64);
             self.inner.put(name, bytes).await

@@ -1,0 +1,200 @@
+//! Index segments read in full, and with them as many packs as wanted: every frame opened, every chunk id recomputed.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::format::index::{PackEntry, Segment};
+use crate::format::pack::{PackKind, decode_pack};
+use crate::format::{Hash, object_hash};
+use crate::replica::Mask;
+use crate::replica::read::{ReadFault, read_one};
+use crate::repository::keyring::Keyring;
+use crate::repository::layout::{self, Class};
+use crate::repository::log::chain;
+use crate::seal::Kind;
+use crate::store::error::StoreErrorKind;
+use crate::verify::examine::{Examination, Halt, sort};
+use crate::verify::presence::pack_name;
+
+/// Segments that are read ahead.
+const SEGMENTS_AT_ONCE: usize = 2;
+/// What opening one frame may take beside the pack, in bytes.
+const FRAME_ROOM: u64 = 16 << 20;
+
+/// What reading found whole.
+#[derive(Default)]
+pub struct Read {
+    /// Packs that a whole segment of this replica names.
+    pub indexed: BTreeSet<Hash>,
+    /// Packs of which every byte was read and verified.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those of them that were distrusted before.
+    pub healed: Vec<Hash>,
+}
+
+/// Draws the packs to read: `percent` of those the log relies on, at least one, and all that are distrusted.
+pub fn draw(what: &Examination<'_>, percent: f64) -> BTreeSet<Hash> {
+    let chunks = what.index.read().expect("no panic while the index is locked");
+    let mut packs: Vec<Hash> = chunks.packs().iter().filter(|p| p.published.has(what.replica.index)).map(|p| p.hash).collect();
+    drop(chunks);
+    let wanted = (packs.len() as f64 * percent / 100.0).ceil().max(1.0) as usize;
+    if wanted < packs.len() {
+        // Nobody who does not know the seed can tell which packs will be looked at.
+        let seed: [u8; 32] = what.repository.env.random();
+        packs.sort_by_cached_key(|hash| *blake3::keyed_hash(&seed, hash).as_bytes());
+        packs.truncate(wanted);
+    }
+    let mut packs: BTreeSet<Hash> = packs.into_iter().collect();
+    packs.extend(&what.facts.distrusted);
+    packs.retain(|pack| !what.findings.is_bad(what.replica.index, pack));
+    packs
+}
+
+struct Reading {
+    wanted: BTreeSet<Hash>,
+    read: Read,
+    /// Segments that are damaged here, with the packs they name according to another replica.
+    lost: Vec<(String, Vec<Hash>)>,
+}
+
+/// Reads every segment that the log relies on, and the `wanted` packs.
+pub async fn verify_segments(what: &Examination<'_>, wanted: BTreeSet<Hash>) -> Result<Read, Halt> {
+    let reading = Mutex::new(Reading { wanted, read: Read::default(), lost: Vec::new() });
+    let lock = || reading.lock().unwrap_or_else(PoisonError::into_inner);
+    let segments = stream::iter(what.facts.segments.iter().copied()).map(|hash| async move {
+        what.going_on()?;
+        let segment = read_segment(what, &hash).await?;
+        what.progress.items.add(1);
+        Ok::<_, Halt>((hash, segment))
+    });
+    let packs = segments.buffered(SEGMENTS_AT_ONCE).and_then(|(hash, segment)| async move {
+        match segment {
+            Ok(segment) => {
+                let mut reading = lock();
+                reading.read.indexed.extend(segment.packs.iter().filter_map(|p| p.name().ok()));
+                // Each pack once, whichever segment names it first.
+                let mut wanted = segment.packs;
+                wanted.retain(|entry| entry.name().is_ok_and(|name| reading.wanted.remove(&name)));
+                Ok::<_, Halt>(wanted)
+            }
+            Err(story) => {
+                let name = layout::hashed(Class::Segment, &hash);
+                what.findings.add(what.replica.index, &name, story);
+                let others = what.repository.readable().without(Mask::one(what.replica.index));
+                let (elsewhere, _) = what.repository.segment(&hash, others).await;
+                let packs = elsewhere.iter().flat_map(|s| &s.packs).filter_map(|p| p.name().ok()).collect();
+                lock().lost.push((name.to_string(), packs));
+                Ok(Vec::new())
+            }
+        }
+    });
+    let at_once = 2 * what.repository.env.threads();
+    packs
+        .map_ok(|entries: Vec<PackEntry>| stream::iter(entries.into_iter().map(Ok)))
+        .try_flatten()
+        .map_ok(|entry| read_pack(what, entry))
+        .try_buffer_unordered(at_once)
+        .try_for_each(|whole| async move {
+            if let Some((hash, size)) = whole {
+                let mut reading = lock();
+                reading.read.packs += 1;
+                reading.read.bytes += size;
+                if what.facts.distrusted.contains(&hash) {
+                    reading.read.healed.push(hash);
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    let reading = reading.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for (name, packs) in reading.lost {
+        for pack in packs.into_iter().filter(|pack| !reading.read.indexed.contains(pack)) {
+            what.findings.bad_pack(what.replica.index, pack, &name, "it is damaged");
+        }
+    }
+    Ok(reading.read)
+}
+
+async fn read_segment(what: &Examination<'_>, hash: &Hash) -> Result<Result<Segment, String>, Halt> {
+    let name = layout::hashed(Class::Segment, hash);
+    let read = read_one(what.replica, &name, None, async |bytes: Bytes| {
+        let (keyring, hash) = (what.repository.keyring.clone(), *hash);
+        let decode = move || {
+            if object_hash(&bytes) != hash {
+                return Err("its bytes do not match its name".to_owned());
+            }
+            Segment::decode(&bytes, &keyring.keys.index, &keyring.repository_id).map_err(|e| chain(&e))
+        };
+        what.repository.env.cpu(decode).await
+    });
+    match read.await {
+        Ok(segment) => Ok(Ok(segment)),
+        Err(fault) => sort(fault).map(Err),
+    }
+}
+
+/// Reads one pack in full; gives its name and size when it is whole, and writes down what is wrong when it is not.
+async fn read_pack(what: &Examination<'_>, entry: PackEntry) -> Result<Option<(Hash, u64)>, Halt> {
+    what.going_on()?;
+    let Ok(hash) = entry.name() else { return Ok(None) };
+    let name = pack_name(entry.kind(), &hash);
+    let size = entry.size;
+    let room = u32::try_from((size + FRAME_ROOM) >> 10).unwrap_or(u32::MAX).clamp(1, what.memory_kib);
+    let admitted = what.memory.acquire_many(room).await;
+    what.going_on()?;
+    what.progress.set_current(|| format!("{}: {name}", what.replica.name));
+    let entry = std::sync::Arc::new(entry);
+    let read = read_one(what.replica, &name, None, async |bytes: Bytes| {
+        let (keyring, entry) = (what.repository.keyring.clone(), entry.clone());
+        what.repository.env.cpu(move || verify_pack(&keyring, &entry, &bytes)).await
+    });
+    let read = read.await;
+    drop(admitted);
+    what.progress.items.add(1);
+    what.progress.bytes.add(size);
+    match read {
+        Ok(()) => Ok(Some((hash, size))),
+        // A store that fails in a way nobody knows says nothing for sure about the pack: told, not written down.
+        Err(ReadFault::Store(e)) if e.kind == StoreErrorKind::Other => {
+            what.findings.add(what.replica.index, &name, sort(ReadFault::Store(e))?);
+            Ok(None)
+        }
+        Err(fault) => {
+            what.findings.bad_pack(what.replica.index, hash, &name, sort(fault)?);
+            what.progress.errors.add(1);
+            Ok(None)
+        }
+    }
+}
+
+/// Tests a pack's bytes against its name, its row in the index, and every chunk's id against its plaintext.
+fn verify_pack(keyring: &Keyring, entry: &PackEntry, bytes: &[u8]) -> Result<(), String> {
+    let found = decode_pack(bytes, &keyring.keys.index, &keyring.repository_id).map_err(|e| chain(&e))?;
+    if found.hash != entry.hash {
+        return Err("its bytes do not match its name".into());
+    }
+    if found != *entry {
+        return Err("its trailer is not as the index says".into());
+    }
+    let kind = if found.kind() == PackKind::Meta { Kind::Meta } else { Kind::Data };
+    for frame in &found.frames {
+        let range = frame.range();
+        let sealed = bytes.get(range.start as usize..range.end as usize).ok_or("a frame reaches past its end")?;
+        let shape = frame.shape().map_err(|e| chain(&e))?;
+        let plain =
+            keyring.sealer.open(kind, shape, sealed).map_err(|e| format!("the frame at {} does not open: {e}", range.start))?;
+        for span in frame.chunks() {
+            let start = span.offset as usize;
+            let chunk = plain.get(start..start + span.length as usize).ok_or("a chunk reaches past its frame")?;
+            if keyring.id_key.id(chunk) != span.id {
+                return Err(format!("chunk {} has other bytes than its id says", span.id));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! Every live snapshot walked once: each chunk that it needs must have a place to rely on at every replica that holds it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::chunk::id::ChunkId;
+use crate::format::descent::{Descent, Step};
+use crate::format::entry::{self, Entry, Piece};
+use crate::format::tree::{Child, TreeKind};
+use crate::progress::Stop;
+use crate::replica::Mask;
+use crate::repository::Repository;
+use crate::repository::chunk_index::{ChunkIndex, IdMap};
+use crate::repository::log::chain;
+use crate::repository::reader::NODES_MAX;
+use crate::repository::snapshots::SnapshotView;
+use crate::verify::VerifyError;
+use crate::verify::findings::Findings;
+use crate::verify::presence::pack_name;
+
+/// Nodes that are read ahead.
+const READ_AHEAD: usize = 8;
+
+/// Walks snapshots; nodes seen under one are not read again under the next.
+pub struct Walk<'r> {
+    repository: &'r Repository,
+    index: Arc<RwLock<ChunkIndex>>,
+    findings: &'r Findings,
+    stop: &'r Stop,
+    /// Half an id, and the replicas for which everything below that node was looked up. About 40 bytes per node.
+    seen: IdMap<[u8; 16], Mask>,
+}
+
+/// Where the walk is, for the story.
+struct Place<'s> {
+    snapshot: &'s str,
+    root: &'s [u8],
+    at: Mask,
+}
+
+impl Place<'_> {
+    /// The recorded path of a catalog key.
+    fn path(&self, key: &[u8]) -> String {
+        let mut path = String::from_utf8_lossy(self.root).into_owned();
+        if !key.is_empty() {
+            if !path.ends_with('/') {
+                path.push('/');
+            }
+            path.push_str(&String::from_utf8_lossy(key).replace('\0', "/"));
+        }
+        path
+    }
+}
+
+impl<'r> Walk<'r> {
+    /// Nothing seen yet. `index` already knows which packs are not to be relied on where.
+    pub fn new(repository: &'r Repository, index: Arc<RwLock<ChunkIndex>>, findings: &'r Findings, stop: &'r Stop) -> Walk<'r> {
+        Walk { repository, index, findings, stop, seen: IdMap::default() }
+    }
+
+    /// Walks one snapshot for the replicas `at`.
+    pub async fn snapshot(&mut self, view: &SnapshotView, at: Mask) -> Result<(), VerifyError> {
+        let id = hex::encode(view.id);
+        for root in &view.snapshot.roots {
+            let place = Place { snapshot: &id[..8], root: &root.path, at };
+            if let Some(catalog) = &root.catalog {
+                self.tree(TreeKind::Catalog, catalog, &place, &[]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Walks a tree; of a catalog also every content list below it. `key` is the entry whose content list it is.
+    async fn tree(&mut self, kind: TreeKind, root: &Child, place: &Place<'_>, key: &[u8]) -> Result<(), VerifyError> {
+        let mut ahead: BTreeMap<ChunkId, Bytes> = BTreeMap::new();
+        let mut descent = match Descent::new(kind, root.clone(), NODES_MAX) {
+            Ok(descent) => descent,
+            Err(e) => {
+                self.broken(place, key, chain(&e));
+                return Ok(());
+            }
+        };
+        loop {
+            if self.stop.requested() {
+                return Err(VerifyError::Interrupted);
+            }
+            match descent.step() {
+                Err(e) => {
+                    self.broken(place, key, chain(&e));
+                    return Ok(());
+                }
+                Ok(Step::End) => return Ok(()),
+                Ok(Step::Item(item)) if kind == TreeKind::Catalog => self.entry(&item.key, item.value, place).await?,
+                Ok(Step::Item(item)) => {
+                    // Reading the node tested the piece.
+                    let chunk = Piece::decode(item.value).ok().and_then(|piece| piece.chunk_id());
+                    chunk.into_iter().for_each(|id| self.cover(&[id], place, key));
+                }
+                Ok(Step::Want(child)) => {
+                    let Some(id) = child.chunk_id() else { return Ok(()) };
+                    self.cover(&[id], place, key);
+                    let read =
+                        if self.is_seen(&id, place.at) { None } else { self.node(&id, &descent, &mut ahead, place, key).await };
+                    let fed = match read {
+                        Some(plain) => descent.feed(plain),
+                        None => descent.skip_wanted(),
+                    };
+                    if let Err(e) = fed {
+                        {
+                            self.broken(place, key, chain(&e));
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_seen(&self, id: &ChunkId, at: Mask) -> bool {
+        self.seen.get(&half(id)).is_some_and(|seen| seen.covers(at))
+    }
+
+    /// The node's plaintext; `None` when it can be had nowhere, which is written down.
+    async fn node(
+        &mut self,
+        id: &ChunkId,
+        descent: &Descent,
+        ahead: &mut BTreeMap<ChunkId, Bytes>,
+        place: &Place<'_>,
+        key: &[u8],
+    ) -> Option<Bytes> {
+        let plain = match ahead.remove(id) {
+            Some(plain) => Some(plain),
+            None => {
+                ahead.clear();
+                let mut ids: Vec<ChunkId> = descent.peek_wanted(READ_AHEAD).iter().filter_map(Child::chunk_id).collect();
+                ids.retain(|other| other != id && !self.is_seen(other, place.at));
+                ids.dedup();
+                let repository = self.repository;
+                let (plain, more) = futures::join!(
+                    repository.chunk(id),
+                    futures::future::join_all(ids.iter().map(|id| async move { (*id, repository.chunk(id).await) }))
+                );
+                ahead.extend(more.into_iter().filter_map(|(id, read)| Some((id, read.ok()?))));
+                match plain {
+                    Ok(plain) => Some(plain),
+                    Err(e) => {
+                        self.unreadable(id, e.to_string(), place, key);
+                        None
+                    }
+                }
+            }
+        };
+        let seen = self.seen.entry(half(id)).or_default();
+        *seen = seen.or(place.at);
+        plain
+    }
+
+    async fn entry(&mut self, key: &[u8], value: Bytes, place: &Place<'_>) -> Result<(), VerifyError> {
+        let entry: Entry = match entry::decode(value, key) {
+            Ok(entry) => entry,
+            Err(e) => {
+                self.broken(place, key, format!("an entry: {}", chain(&e)));
+                return Ok(());
+            }
+        };
+        let mut ids: Vec<ChunkId> = entry.xattrs.iter().filter_map(|x| x.chunk.as_ref()?.chunk_id()).collect();
+        let Some(content) = &entry.content else {
+            {
+                self.cover(&ids, place, key);
+                return Ok(());
+            }
+        };
+        ids.extend(content.pieces.iter().filter_map(Piece::chunk_id));
+        self.cover(&ids, place, key);
+        match &content.list {
+            Some(list) => Box::pin(self.tree(TreeKind::Content, list, place, key)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Looks chunks up: each must be usable at every replica that the walk is for.
+    fn cover(&self, ids: &[ChunkId], place: &Place<'_>, key: &[u8]) {
+        let chunks = self.index.read().expect("no panic while the index is locked");
+        for (id, usable) in ids.iter().zip(chunks.usable(ids)) {
+            for replica in place.at.without(usable).indices() {
+                let path = place.path(key);
+                let mut packs = chunks.places(id).into_iter().map(|p| chunks.pack(p.pack)).filter(|p| p.published.has(replica));
+                match packs.next() {
+                    Some(pack) => self.findings.needed(replica, &pack.hash, &path, place.snapshot, || {
+                        let story = "it was found damaged before, and what lies in it is nowhere else at this store";
+                        (pack_name(pack.kind, &pack.hash).to_string(), story.to_owned())
+                    }),
+                    None => {
+                        let what = || "it is in no pack that the log of this store relies on".to_owned();
+                        self.findings.affects(replica, &format!("chunk {id}"), what, &path, place.snapshot);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the snapshot says is not what the format allows: wrong wherever the snapshot is.
+    fn broken(&self, place: &Place<'_>, key: &[u8], why: String) {
+        for replica in place.at.indices() {
+            let object = format!("snapshot {}", place.snapshot);
+            self.findings.affects(replica, &object, || why.clone(), &place.path(key), place.snapshot);
+        }
+    }
+
+    /// A node that no replica gives. Where its pack is known to be bad that is told already; else it is told here.
+    fn unreadable(&self, id: &ChunkId, why: String, place: &Place<'_>, key: &[u8]) {
+        let usable = self.index.read().expect("no panic while the index is locked").usable(&[*id])[0];
+        for replica in place.at.and(usable).indices() {
+            self.findings.affects(replica, &format!("chunk {id}"), || why.clone(), &place.path(key), place.snapshot);
+        }
+    }
+}
+
+fn half(id: &ChunkId) -> [u8; 16] {
+    let mut out = [0; 16];
+    out.copy_from_slice(&id.0[..16]);
+    out
+}
