@@ -41,6 +41,11 @@ impl Admitted {
         Admitted(None)
     }
 
+    /// How many bytes are admitted.
+    pub fn bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, |permit| permit.num_permits() as u64 * UNIT)
+    }
+
     /// Keeps `bytes` (rounded up) and releases the rest: sealing made them fewer.
     pub fn shrink(&mut self, bytes: u64) {
         if let Some(permit) = &mut self.0 {

@@ -73,7 +73,12 @@ pub async fn run(
                 let data = frame.kind == Kind::Data;
                 let slot = usize::from(!data) * 2 + usize::from(!frame.to.covers(all));
                 let target = if data { targets.0 } else { targets.1 } as usize;
-                if open[slot].as_ref().is_some_and(|o| o.builder.len() + frame.bytes.len() > target)
+                // A pack of very many tiny frames holds far more of the budget than it has bytes: it must not hold all of it.
+                let most = (target + target / 16) as u64;
+                let is_full = |o: &Open| {
+                    o.builder.len() + frame.bytes.len() > target || o.admitted.bytes() + frame.admitted.bytes() > most
+                };
+                if open[slot].as_ref().is_some_and(is_full)
                     && let Some(full) = open[slot].take()
                 {
                     uploading.push(finish(env, keyring, fanout, full).await?);

@@ -3,6 +3,7 @@
 
 mod commands;
 mod configuration;
+mod cost;
 mod crash_points;
 mod example_config;
 mod format_golden;
