@@ -75,9 +75,8 @@ pub async fn run(
                 let target = if data { targets.0 } else { targets.1 } as usize;
                 // A pack of very many tiny frames holds far more of the budget than it has bytes: it must not hold all of it.
                 let most = (target + target / 16) as u64;
-                let is_full = |o: &Open| {
-                    o.builder.len() + frame.bytes.len() > target || o.admitted.bytes() + frame.admitted.bytes() > most
-                };
+                let is_full =
+                    |o: &Open| o.builder.len() + frame.bytes.len() > target || o.admitted.bytes() + frame.admitted.bytes() > most;
                 if open[slot].as_ref().is_some_and(is_full)
                     && let Some(full) = open[slot].take()
                 {

@@ -33,7 +33,9 @@ impl Bill {
     }
     /// Bytes put, without checkpoints and what belongs to them.
     fn up(&self) -> u64 {
-        let counted = |(operation, class): &(Operation, String)| *operation == Operation::Put && !["checkpoints", "lists"].contains(&class.as_str());
+        let counted = |(operation, class): &(Operation, String)| {
+            *operation == Operation::Put && !["checkpoints", "lists"].contains(&class.as_str())
+        };
         self.0.iter().filter(|(key, _)| counted(key)).map(|(_, (_, bytes))| bytes).sum()
     }
 }
@@ -235,7 +237,11 @@ async fn checkpoints_do_not_cost_the_square_of_the_history() {
         counted.bills();
         log.write_checkpoint().await.unwrap_or_else(|e| panic!("checkpoint {round}: {e}"));
         let bill = counted.bills().remove(0);
-        let bytes: u64 = ["checkpoints", "lists"].iter().filter_map(|class| bill.0.get(&(Operation::Put, (*class).into()))).map(|(_, b)| b).sum();
+        let bytes: u64 = ["checkpoints", "lists"]
+            .iter()
+            .filter_map(|class| bill.0.get(&(Operation::Put, (*class).into())))
+            .map(|(_, b)| b)
+            .sum();
         paid.push(bytes);
     }
     // 1600 names of 32 bytes join each time: whatever is merged, all together stays near n log n.
@@ -273,9 +279,14 @@ async fn a_run_publishes_every_so_often() {
     let counted = Counted::new(9, &["a"]).await;
     let source = tree(9, 60, 200_000);
     let repository = {
-        let slow = crate::support::faulty_store::FaultyStore::new(&counted.stage.env, Arc::new(counted.notes[0].clone()), |call| {
-            if call.name.starts_with("data/") { crate::support::faulty_store::Fault::Delay(Duration::from_secs(3)) } else { crate::support::faulty_store::Fault::Pass }
-        });
+        let slow =
+            crate::support::faulty_store::FaultyStore::new(&counted.stage.env, Arc::new(counted.notes[0].clone()), |call| {
+                if call.name.starts_with("data/") {
+                    crate::support::faulty_store::Fault::Delay(Duration::from_secs(3))
+                } else {
+                    crate::support::faulty_store::Fault::Pass
+                }
+            });
         let members = vec![counted.stage.wrapped("a", Arc::new(slow))];
         counted.stage.open_at(members, ReplicaSettings::default()).await.expect("all is well")
     };

@@ -111,7 +111,11 @@ async fn repository(env: &Env, case: &Case) -> Repository {
         .map(|i| {
             let store = Arc::new(MemoryStore::discarding(env, &format!("store-{i}")));
             let delay = case.delay;
-            if delay.is_zero() { store as Arc<dyn Store> } else { Arc::new(FaultyStore::new(env, store, move |_| Fault::Delay(delay))) }
+            if delay.is_zero() {
+                store as Arc<dyn Store>
+            } else {
+                Arc::new(FaultyStore::new(env, store, move |_| Fault::Delay(delay)))
+            }
         })
         .collect();
     let members = || -> Vec<Member> {
@@ -144,8 +148,14 @@ async fn measure(mut case: Case) {
     let s = &report.statistics;
     println!(
         "memory {}: peak {} MiB of {} MiB (budget {}, index {}); {} entries, {} MiB in {:.1} s",
-        case.name, peak / MIB, allowed / MIB, case.settings.memory / MIB, index / MIB,
-        s.files + s.directories, s.bytes_read / MIB, took.as_secs_f64(),
+        case.name,
+        peak / MIB,
+        allowed / MIB,
+        case.settings.memory / MIB,
+        index / MIB,
+        s.files + s.directories,
+        s.bytes_read / MIB,
+        took.as_secs_f64(),
     );
     assert!(peak <= allowed, "{} MiB are more than {} MiB", peak / MIB, allowed / MIB);
 }

@@ -171,8 +171,11 @@ async fn patterns_choose() {
         let keys = seen(&to).into_keys().map(|key| String::from_utf8(key).expect("text").replace('\0', "/"));
         keys.filter(|key| !key.is_empty()).collect::<BTreeSet<_>>()
     };
-    let all: BTreeSet<String> =
-        seen(&from).into_keys().map(|key| String::from_utf8(key).expect("text").replace('\0', "/")).filter(|k| !k.is_empty()).collect();
+    let all: BTreeSet<String> = seen(&from)
+        .into_keys()
+        .map(|key| String::from_utf8(key).expect("text").replace('\0', "/"))
+        .filter(|k| !k.is_empty())
+        .collect();
     let set = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
 
     let expected = set(&["folder-1", "folder-1/file-1", "folder-1/deep", "folder-1/deep/er", "folder-1/deep/er/file-1"]);
@@ -235,7 +238,11 @@ async fn one_replica_dead_and_one_damaged() {
     }
     let dead = FaultyStore::new(&replicas.env, replicas.store("a"), |call| {
         use holdfast::store::error::StoreErrorKind::Unavailable;
-        if call.name.starts_with("data/") || call.name.starts_with("meta/") { Fault::FailBefore(Unavailable) } else { Fault::Pass }
+        if call.name.starts_with("data/") || call.name.starts_with("meta/") {
+            Fault::FailBefore(Unavailable)
+        } else {
+            Fault::Pass
+        }
     });
     let dead = Arc::new(dead);
     let members: Vec<Member> =
@@ -301,12 +308,15 @@ async fn a_damaged_part_of_the_catalog_costs_what_it_named() {
     let node = Node::decode(node, TreeKind::Catalog, Some(&root)).expect("a node");
     assert!(node.level == 1 && node.items.len() > 4, "a tree with leaves: level {}", node.level);
     // The last node in the middle of the tree that shares its frame with neither the root nor the first leaf.
-    let child = |i: usize| Child::decode_value(node.items[i].value.clone(), TreeKind::Catalog).expect("a child").chunk_id().expect("an id");
+    let child = |i: usize| {
+        Child::decode_value(node.items[i].value.clone(), TreeKind::Catalog).expect("a child").chunk_id().expect("an id")
+    };
     let ids: Vec<_> = (0..node.items.len()).map(child).collect();
     let places = repository.places(&ids).await.expect("places");
     let of_root = repository.places(&[root.chunk_id().expect("an id")]).await.expect("places")[0][0];
     let frame = |i: usize| (places[i][0].pack, places[i][0].frame);
-    let hit = (1..ids.len()).find(|i| frame(*i) != frame(0) && frame(*i) != (of_root.pack, of_root.frame)).expect("some leaf apart");
+    let hit =
+        (1..ids.len()).find(|i| frame(*i) != frame(0) && frame(*i) != (of_root.pack, of_root.frame)).expect("some leaf apart");
     let (place, hash) = (places[hit][0], {
         let index = repository.index().await.expect("an index");
         let index = index.read().expect("no panic");
@@ -397,7 +407,8 @@ async fn little_memory_and_many_windows() {
     fs::write(from.join("large"), noise(77, 9 << 20)).expect("writing");
     let snapshot = replicas.backup_of(&[&from]).await;
     let repository = replicas.open().await;
-    let report = restore(&repository, &snapshot, &RestoreSettings { memory: 1 << 20, ..part(&from, &to) }).await.expect("a restore");
+    let report =
+        restore(&repository, &snapshot, &RestoreSettings { memory: 1 << 20, ..part(&from, &to) }).await.expect("a restore");
     complete(&report);
     assert_same(&from, &to);
 }
@@ -502,7 +513,8 @@ async fn progress_ends_where_it_said() {
     let repository = replicas.open().await;
     for _ in 0..2 {
         let progress = Progress::default();
-        let report = holdfast::restore::run(&repository, &snapshot, &into(&to), &progress, &Stop::default()).await.expect("a restore");
+        let report =
+            holdfast::restore::run(&repository, &snapshot, &into(&to), &progress, &Stop::default()).await.expect("a restore");
         complete(&report);
         assert_eq!((progress.items.get(), progress.bytes.get()), (progress.items_total.get(), progress.bytes_total.get()));
         assert_eq!((report.entries, report.bytes_total), (progress.items_total.get(), progress.bytes_total.get()));

@@ -97,7 +97,8 @@ impl Replicas {
     pub async fn backup(&self, settings: BackupSettings) -> (BackupReport, Snapshot) {
         let settings = BackupSettings { data_pack: 1 << 20, meta_pack: 256 << 10, ..settings };
         let repository = self.open().await;
-        let report = holdfast::backup::run(&repository, &settings, &Progress::default(), &Stop::default()).await.expect("a backup");
+        let report =
+            holdfast::backup::run(&repository, &settings, &Progress::default(), &Stop::default()).await.expect("a backup");
         assert!(report.replicas.iter().all(|r| r.committed), "{report:?}");
         let views = repository.snapshots().await.expect("snapshots");
         let snapshot = views.last().expect("one at least").snapshot.clone();
@@ -125,7 +126,11 @@ impl Replicas {
 }
 
 /// Restores without progress and without a stop.
-pub async fn restore(repository: &Repository, snapshot: &Snapshot, settings: &RestoreSettings) -> Result<RestoreReport, RestoreError> {
+pub async fn restore(
+    repository: &Repository,
+    snapshot: &Snapshot,
+    settings: &RestoreSettings,
+) -> Result<RestoreReport, RestoreError> {
     holdfast::restore::run(repository, snapshot, settings, &Progress::default(), &Stop::default()).await
 }
 
