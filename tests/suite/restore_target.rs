@@ -10,7 +10,6 @@ use holdfast::format::entry::{Entry, EntryKind};
 use holdfast::restore::metadata::Applied;
 use holdfast::restore::target::{Outcome, Target, TargetError, TargetSettings};
 use holdfast::restore::writer::Existing;
-use holdfast::source::Source;
 use holdfast::source::attributes::{Attribute, read_xattrs};
 use holdfast::source::directory::Found;
 use holdfast::source::metadata::{Kind, raise_open_files};

@@ -46,7 +46,7 @@ impl Source for Generated {
         let text = match self.grain {
             Grain::Random => false,
             Grain::Text => true,
-            Grain::Mixed => number % 2 == 0,
+            Grain::Mixed => number.is_multiple_of(2),
         };
         let time = FileTime { seconds: 1_700_000_000, nanos: number as u32 % 1000 };
         let meta = Meta {
