@@ -292,9 +292,9 @@ async fn half_files_in_a_directory() {
         let env = Env::inline(1_000_000 + at, WALL.plus(2 * HOUR));
         let objects = rig::names(&*store, "").await;
         assert!(objects.iter().all(|name| !name.contains("tmp") && !name.contains("torn")), "{objects:?}");
-        let (repository, _) = process(&env, std::slice::from_ref(&store), folder.path(), "next", true)
-            .await
-            .unwrap_or_else(|e| panic!("{at}: {e}"));
+        #[allow(clippy::cloned_ref_to_slice_refs, reason = "the clone becomes a `dyn Store`")]
+        let (repository, _) =
+            process(&env, &[store.clone()], folder.path(), "next", true).await.unwrap_or_else(|e| panic!("{at}: {e}"));
         let complete = rig::read_all(&repository, &trees).await.unwrap_or_else(|e| panic!("{at}: {e}"));
         assert_eq!(complete.last(), Some(&("next".to_owned(), 1)), "{at}");
         rig::verify_all(&repository).await.unwrap_or_else(|e| panic!("{at}: {e}"));
