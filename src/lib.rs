@@ -16,7 +16,7 @@
 //! | [`verify`] | activity: is it all there, is it all right |
 //! | [`repository`] | typed objects kept safely: log, keys, index |
 //! | [`replica`] | the same repository at several stores |
-//! | [`format`] | structures to bytes and back, pure |
+//! | [`mod@format`] | structures to bytes and back, pure |
 //! | [`chunk`] | bytes to named chunks, pure |
 //! | [`seal`] | chunk to sealed frame and back, pure |
 //! | [`source`] | where bytes come from |
