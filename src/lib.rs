@@ -16,13 +16,15 @@
 //! | [`verify`] | activity: is it all there, is it all right |
 //! | [`repository`] | typed objects kept safely: log, keys, index |
 //! | [`replica`] | the same repository at several stores |
-//! | [`mod@format`] | structures to bytes and back, pure |
+//! | [`format`] | structures to bytes and back, pure |
 //! | [`chunk`] | bytes to named chunks, pure |
 //! | [`seal`] | chunk to sealed frame and back, pure |
 //! | [`source`] | where bytes come from |
 //! | [`store`] | one bucket at one provider |
 //! | [`clock`] | time, chance and work, handed in |
 //! | [`progress`] | counters that a run writes and the terminal reads |
+//!
+//! [`format`]: mod@crate::format
 
 pub mod backup;
 pub mod chunk;
