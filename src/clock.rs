@@ -122,16 +122,21 @@ impl Env {
     pub async fn cpu<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         match &*self.0 {
             Inner::Real { cpu, .. } => {
-                let permit = cpu.clone().acquire_owned().await.expect("the pool is never closed");
-                #[allow(clippy::disallowed_methods)]
-                joined(
-                    tokio::task::spawn_blocking(move || {
-                        let out = job();
-                        drop(permit);
-                        out
-                    })
-                    .await,
-                )
+                let cpu = cpu.clone();
+                // A task of its own: a caller that is not polled for a while must not sit on a place in the pool.
+                self.spawn(async move {
+                    let permit = cpu.acquire_owned().await.expect("the pool is never closed");
+                    #[allow(clippy::disallowed_methods)]
+                    joined(
+                        tokio::task::spawn_blocking(move || {
+                            let out = job();
+                            drop(permit);
+                            out
+                        })
+                        .await,
+                    )
+                })
+                .await
             }
             Inner::Inline { .. } => job(),
         }

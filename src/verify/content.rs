@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 
 use crate::format::index::{PackEntry, Segment};
 use crate::format::pack::{PackKind, decode_pack};
@@ -19,8 +19,6 @@ use crate::store::error::StoreErrorKind;
 use crate::verify::examine::{Examination, Halt, sort};
 use crate::verify::presence::pack_name;
 
-/// Segments that are read ahead.
-const SEGMENTS_AT_ONCE: usize = 2;
 /// What opening one frame may take beside the pack, in bytes.
 const FRAME_ROOM: u64 = 16 << 20;
 
@@ -66,21 +64,19 @@ struct Reading {
 pub async fn verify_segments(what: &Examination<'_>, wanted: BTreeSet<Hash>) -> Result<Read, Halt> {
     let reading = Mutex::new(Reading { wanted, read: Read::default(), lost: Vec::new() });
     let lock = || reading.lock().unwrap_or_else(PoisonError::into_inner);
-    let segments = stream::iter(what.facts.segments.iter().copied()).map(|hash| async move {
+    let at_once = 2 * what.repository.env.threads();
+    // One segment after the other, each with its packs to the end: a read that is under way and not looked at would hold
+    // its place in the queues that the others wait in.
+    for hash in what.facts.segments.iter().copied() {
         what.going_on()?;
-        let segment = read_segment(what, &hash).await?;
-        what.progress.items.add(1);
-        Ok::<_, Halt>((hash, segment))
-    });
-    let packs = segments.buffered(SEGMENTS_AT_ONCE).and_then(|(hash, segment)| async move {
-        match segment {
+        let packs: Vec<PackEntry> = match read_segment(what, &hash).await? {
             Ok(segment) => {
                 let mut reading = lock();
                 reading.read.indexed.extend(segment.packs.iter().filter_map(|p| p.name().ok()));
                 // Each pack once, whichever segment names it first.
                 let mut wanted = segment.packs;
                 wanted.retain(|entry| entry.name().is_ok_and(|name| reading.wanted.remove(&name)));
-                Ok::<_, Halt>(wanted)
+                wanted
             }
             Err(story) => {
                 let name = layout::hashed(Class::Segment, &hash);
@@ -89,18 +85,13 @@ pub async fn verify_segments(what: &Examination<'_>, wanted: BTreeSet<Hash>) -> 
                 let (elsewhere, _) = what.repository.segment(&hash, others).await;
                 let packs = elsewhere.iter().flat_map(|s| &s.packs).filter_map(|p| p.name().ok()).collect();
                 lock().lost.push((name.to_string(), packs));
-                Ok(Vec::new())
+                Vec::new()
             }
-        }
-    });
-    let at_once = 2 * what.repository.env.threads();
-    packs
-        .map_ok(|entries: Vec<PackEntry>| stream::iter(entries.into_iter().map(Ok)))
-        .try_flatten()
-        .map_ok(|entry| read_pack(what, entry))
-        .try_buffer_unordered(at_once)
-        .try_for_each(|whole| async move {
-            if let Some((hash, size)) = whole {
+        };
+        what.progress.items.add(1);
+        let mut reads = stream::iter(packs).map(|entry| read_pack(what, entry)).buffer_unordered(at_once);
+        while let Some(whole) = reads.next().await {
+            if let Some((hash, size)) = whole? {
                 let mut reading = lock();
                 reading.read.packs += 1;
                 reading.read.bytes += size;
@@ -108,9 +99,8 @@ pub async fn verify_segments(what: &Examination<'_>, wanted: BTreeSet<Hash>) -> 
                     reading.read.healed.push(hash);
                 }
             }
-            Ok(())
-        })
-        .await?;
+        }
+    }
     let reading = reading.into_inner().unwrap_or_else(PoisonError::into_inner);
     for (name, packs) in reading.lost {
         for pack in packs.into_iter().filter(|pack| !reading.read.indexed.contains(pack)) {
