@@ -67,9 +67,9 @@ pub async fn verify_segments(what: &Examination<'_>, wanted: BTreeSet<Hash>) -> 
     let at_once = 2 * what.repository.env.threads();
     // One segment after the other, each with its packs to the end: a read that is under way and not looked at would hold
     // its place in the queues that the others wait in.
-    for hash in what.facts.segments.iter().copied() {
+    for hash in &what.facts.segments {
         what.going_on()?;
-        let packs: Vec<PackEntry> = match read_segment(what, &hash).await? {
+        let packs: Vec<PackEntry> = match read_segment(what, hash).await? {
             Ok(segment) => {
                 let mut reading = lock();
                 reading.read.indexed.extend(segment.packs.iter().filter_map(|p| p.name().ok()));
@@ -79,10 +79,10 @@ pub async fn verify_segments(what: &Examination<'_>, wanted: BTreeSet<Hash>) -> 
                 wanted
             }
             Err(story) => {
-                let name = layout::hashed(Class::Segment, &hash);
+                let name = layout::hashed(Class::Segment, hash);
                 what.findings.add(what.replica.index, &name, story);
                 let others = what.repository.readable().without(Mask::one(what.replica.index));
-                let (elsewhere, _) = what.repository.segment(&hash, others).await;
+                let (elsewhere, _) = what.repository.segment(hash, others).await;
                 let packs = elsewhere.iter().flat_map(|s| &s.packs).filter_map(|p| p.name().ok()).collect();
                 lock().lost.push((name.to_string(), packs));
                 Vec::new()
