@@ -43,7 +43,7 @@ const IMPURE: [&str; 11] = [
 ];
 
 /// Crates whose types must not spread: each is named in one file.
-const ONE_FILE_EACH: [&str; 15] = [
+const ONE_FILE_EACH: [&str; 16] = [
     "aws_sdk_s3",
     "aws_config",
     "google_cloud_storage",
@@ -57,6 +57,7 @@ const ONE_FILE_EACH: [&str; 15] = [
     "argon2",
     "getrandom",
     "indicatif",
+    "rpassword",
     "clap_complete",
     "globset",
 ];

@@ -248,7 +248,7 @@ pub async fn run_sources(
         let quorum = repository.set.write_quorum();
         if !report.dry_run && passed.committed.count() < quorum {
             if !passed.lost.is_empty() && pass + 1 < passes {
-                notes.push(format!("what this run relied on was removed meanwhile ({}): starting over", passed.lost.join("; ")));
+                notes.push(format!("what this run relied on cannot be relied on any more ({}): starting over", passed.lost.join("; ")));
                 replaces.extend(report.snapshot.filter(|_| !passed.committed.is_empty()));
                 continue;
             }
@@ -261,7 +261,7 @@ pub async fn run_sources(
         report.notes = notes;
         return Ok(report);
     }
-    Err(RepositoryError::new(Fault::Contention, "what this run relied on was removed again and again: try again").into())
+    Err(RepositoryError::new(Fault::Contention, "what this run relied on was taken away again and again: try again").into())
 }
 
 fn filter(settings: &BackupSettings) -> Result<Filter, BackupError> {

@@ -47,7 +47,7 @@ pub struct Passed {
     pub report: BackupReport,
     /// The replicas that committed.
     pub committed: Mask,
-    /// What the pass stood on and was removed meanwhile.
+    /// What the pass stood on and cannot be relied on any more.
     pub lost: Vec<String>,
 }
 
@@ -85,6 +85,7 @@ pub async fn one_pass(
         };
         return Ok(Passed { report, committed: Mask::default(), lost: Vec::new() });
     }
+    let may_start_over = sources.is_empty();
     let recorded = recorded(settings, sources);
     let paths: Vec<Vec<u8>> = recorded.iter().map(|r| r.path.clone()).collect();
     let chosen = parents::choose(repository, &settings.host, &paths).await;
@@ -149,6 +150,7 @@ pub async fn one_pass(
                 committing: &committing,
                 comparing: &comparing,
                 chosen,
+                may_start_over,
                 tally: Tally::default(),
                 roots: Vec::new(),
                 notes: Vec::new(),
@@ -173,9 +175,10 @@ pub async fn one_pass(
     )
     .await;
     let outbox = outbox.lock().await;
-    let lost = outbox.lost.iter().map(|(i, why)| format!("store {}: {why}", repository.set.replicas[*i].name)).collect();
+    let mut lost: Vec<String> = outbox.lost.iter().map(|(i, why)| format!("store {}: {why}", repository.set.replicas[*i].name)).collect();
     match joined {
-        Ok(((mut report, committed), (), ())) => {
+        Ok(((mut report, committed, doubt), (), ())) => {
+            lost.extend(doubt);
             report.replicas = replica_reports(repository, Some(&fanout), Some(&outbox), committed);
             report.quorum = quorum;
             Ok(Passed { report, committed, lost })
@@ -225,6 +228,7 @@ struct Pass<'p, 'r> {
     committing: &'p Committing<'r>,
     comparing: &'p Comparing,
     chosen: &'p [SnapshotView],
+    may_start_over: bool,
     tally: Tally,
     roots: Vec<Root>,
     notes: Vec<String>,
@@ -235,7 +239,8 @@ struct Pass<'p, 'r> {
 }
 
 impl<'r> Pass<'_, 'r> {
-    async fn run(&mut self, recorded: Vec<Recorded>) -> Result<(BackupReport, Mask), BackupError> {
+    /// Gives what was done, the replicas that committed, and why none did although they could, if so.
+    async fn run(&mut self, recorded: Vec<Recorded>) -> Result<(BackupReport, Mask, Option<String>), BackupError> {
         let mut interrupted = false;
         let mut missing = Vec::new();
         for Recorded { path: as_path, from: path, given } in recorded {
@@ -261,12 +266,17 @@ impl<'r> Pass<'_, 'r> {
             dry_run: self.settings.dry_run,
             ..BackupReport::default()
         };
-        let mut committed = Mask::default();
+        let (mut committed, mut doubt) = (Mask::default(), None);
         let entries = self.roots.iter().any(|r| r.catalog.as_ref().is_some_and(|c| c.entries > 0));
         if !self.settings.dry_run && (entries || !partial) {
-            let snapshot = self.snapshot(partial);
-            committed = self.committing.commit(&snapshot, self.replaces).await?;
-            report.snapshot = Hash::try_from(snapshot.id.as_ref()).ok();
+            if self.in_doubt().await && self.may_start_over && !partial {
+                self.committing.publish().await?;
+                doubt = Some("packs were found damaged while the parent was read".into());
+            } else {
+                let snapshot = self.snapshot(partial);
+                committed = self.committing.commit(&snapshot, self.replaces).await?;
+                report.snapshot = Hash::try_from(snapshot.id.as_ref()).ok();
+            }
         } else if partial && !self.settings.dry_run {
             return Err(BackupError::Interrupted);
         }
@@ -275,7 +285,7 @@ impl<'r> Pass<'_, 'r> {
         let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         report.problems = self.tally.errors.iter().map(|p| (lossy(&p.path), p.message.clone())).collect();
         report.notes = std::mem::take(&mut self.notes);
-        Ok((report, committed))
+        Ok((report, committed, doubt))
     }
 
     /// One root; the inner error says why it could not be read at all.
@@ -372,12 +382,22 @@ impl<'r> Pass<'_, 'r> {
         self.roots.push(Root { name: name.to_vec().into(), path: path.to_vec().into(), catalog: Some(root) });
         let snapshot = self.snapshot(true);
         self.roots.pop();
+        if self.in_doubt().await {
+            return Ok(());
+        }
         let committed = self.committing.commit(&snapshot, self.replaces).await?;
         if !committed.is_empty() {
             self.replaces.clear();
             self.replaces.extend(Hash::try_from(snapshot.id.as_ref()));
         }
         Ok(())
+    }
+
+    /// Writes down the damage that was met while the parent was read, and says whether anything would inherit coverage from
+    /// packs that are known to be damaged.
+    async fn in_doubt(&mut self) -> bool {
+        self.notes.extend(self.repository.record_distrust().await);
+        self.committing.in_doubt().await
     }
 
     fn statistics(&self) -> crate::format::snapshot::Statistics {

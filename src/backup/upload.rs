@@ -84,7 +84,8 @@ impl Outbox {
         }
     }
 
-    async fn publish(&mut self, repository: &Repository, fanout: &Fanout) {
+    /// Publishes what waits, in every log that is still part of the run.
+    pub async fn publish(&mut self, repository: &Repository, fanout: &Fanout) {
         let segments = self.take_segments(repository, fanout).await;
         if segments.is_empty() {
             return;

@@ -5,6 +5,7 @@ use holdfast::store::name::ObjectName;
 
 pub mod faulty_store;
 pub mod generated;
+pub mod hostile_writer;
 pub mod recording_store;
 pub mod replicas;
 pub mod rig;
