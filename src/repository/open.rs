@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::future::join_all;
 use tokio::sync::OnceCell;
 

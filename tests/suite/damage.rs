@@ -124,7 +124,8 @@ fn expected(kind: Kind, harm: Harm, all: bool, same_size: bool) -> Option<Codes>
 struct Ground {
     stage: Stage,
     source: tempfile::TempDir,
-    objects: BTreeMap<Kind, [ObjectName; 2]>,
+    /// By replica: what a log writes for itself has another name at each.
+    objects: Vec<BTreeMap<Kind, [ObjectName; 2]>>,
     first: [u8; 32],
 }
 
@@ -166,7 +167,10 @@ impl Ground {
         for i in 0..3 {
             repository.note(i, "test", "nothing".into()).await.expect("noted");
         }
-        let objects = had.objects(&stage, &repository).await;
+        let mut objects = Vec::new();
+        for at in 0..3 {
+            objects.push(had.objects(&stage, &repository, at).await);
+        }
         Ground { stage, source, objects, first }
     }
 
@@ -189,8 +193,8 @@ impl Newcomers {
         Newcomers(stage.names_at(0, "").await.into_iter().collect())
     }
 
-    /// An object of each kind that is at all replicas, and another one.
-    async fn objects(&self, stage: &Stage, repository: &Repository) -> BTreeMap<Kind, [ObjectName; 2]> {
+    /// An object of each kind at a replica, the same at all where all have the same, and another one.
+    async fn objects(&self, stage: &Stage, repository: &Repository, at: usize) -> BTreeMap<Kind, [ObjectName; 2]> {
         let hash = |bytes: &Bytes| Hash::try_from(bytes.as_ref()).expect("a hash");
         let key = |bytes: &Bytes| {
             holdfast::repository::layout::hashed(holdfast::repository::layout::Class::Key, &hash(bytes))
@@ -199,8 +203,8 @@ impl Newcomers {
         let (slot, generation) = (key(&repository.descriptor().key_slot), key(&repository.descriptor().generation));
         let mut all = Vec::new();
         for prefix in ["log/", "checkpoints/", "lists/", "snapshots/", "index/", "meta/", "data/", "keys/"] {
-            let mut names = stage.names_at(0, prefix).await;
-            for other in 1..3 {
+            let mut names = stage.names_at(at, prefix).await;
+            for other in (0..3).filter(|_| prefix != "lists/") {
                 let there = stage.names_at(other, prefix).await;
                 names.retain(|name| there.contains(name));
             }
@@ -373,8 +377,8 @@ async fn row(ground: &Ground, foreign: &Ground, kind: Kind, how: Harm, all: bool
     let damaged = copy(&ground.stage).await;
     let mut same_size = true;
     for at in at {
-        let other = foreign.stage.stores[*at].get(&foreign.objects[&kind][0], None).await.expect("there");
-        same_size &= harm(&damaged, *at, &ground.objects[&kind], how, &other).await;
+        let other = foreign.stage.stores[*at].get(&foreign.objects[*at][&kind][0], None).await.expect("there");
+        same_size &= harm(&damaged, *at, &ground.objects[*at][&kind], how, &other).await;
     }
     let Some(expected) = expected(kind, how, all, same_size) else { return false };
     // Each step on a copy of its own.
@@ -401,7 +405,7 @@ async fn row(ground: &Ground, foreign: &Ground, kind: Kind, how: Harm, all: bool
         && kind != Kind::LogSlot
     {
         for at in at {
-            let (name, object) = (ground.stage.names[*at], ground.objects[&kind][0].to_string());
+            let (name, object) = (ground.stage.names[*at], ground.objects[*at][&kind][0].to_string());
             assert!(report.damages.iter().any(|d| d.replica == name && d.object == object), "{row}: {report:?}");
         }
         if !all {

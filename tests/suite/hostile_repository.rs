@@ -12,7 +12,7 @@ use holdfast::format::descriptor::{Descriptor, Feature};
 use holdfast::format::entry::{Entry, EntryKind};
 use holdfast::format::key_slot::{self, SlotInfo};
 use holdfast::format::pack::PackKind;
-use holdfast::format::record::{Body, SlotHeader, encode_slot};
+use holdfast::format::record::{Body, SlotHeader};
 use holdfast::format::{Hash, object_hash};
 use holdfast::progress::{Progress, Stop};
 use holdfast::replica::{Mask, ReplicaSettings};
@@ -21,10 +21,13 @@ use holdfast::repository::layout::{self, Class};
 use holdfast::repository::{Access, Repository};
 use holdfast::restore::RestoreSettings;
 use holdfast::seal::key::{KdfParams, Secret};
+use holdfast::seal::{Kind, seal_structure};
 use holdfast::store::Store;
 use holdfast::verify::VerifySettings;
 
-use crate::support::hostile_writer::{commit, entry, file, id_of, leaf, named, send};
+use prost::Message;
+
+use crate::support::hostile_writer::{commit, entry, file, id_of, leaf, named, send, span};
 use crate::support::stage::{Stage, files_below, opening, tree, unlock};
 
 const ALL: Mask = Mask(0b111);
@@ -252,10 +255,16 @@ async fn append_unknown(stage: &Stage, at: usize, critical: bool) {
         critical,
         ..Body::default()
     };
-    let keyring = &repository.keyring;
-    let stored = encode_slot(&header, &body, &keyring.keys.log, &keyring.repository_id, [3; 32]).expect("written");
+    // An action whose field is none of those that are known.
+    let body = [body.encode_to_vec(), span(2000, b"what is to come")].concat();
+    let (keyring, header) = (&repository.keyring, header.encode_to_vec());
+    let mut stored = b"HFLG".to_vec();
+    stored.extend((header.len() as u32).to_le_bytes());
+    stored.extend(header);
+    let sealed = seal_structure(&keyring.keys.log, &keyring.repository_id, Kind::Record, &stored, &body, [3; 32]);
+    stored.extend(sealed);
     let name = layout::slot(log.state.epoch, log.state.slot + 1);
-    stage.stores[at].put(&name, stored).await.expect("the slot was free");
+    stage.stores[at].put(&name, stored.into()).await.expect("the slot was free");
 }
 
 /// What verify, a backup and a restore of the latest snapshot come to.
@@ -288,6 +297,17 @@ async fn codes(stage: &Stage, source: &Path) -> (u8, u8, u8) {
 
 static UNLOCK: std::sync::LazyLock<Unlock> = std::sync::LazyLock::new(unlock);
 
+/// A descriptor with other fields, its hash made anew. The writer refuses to write what it could not read.
+fn rewritten(stored: &[u8], change: &dyn Fn(&mut Descriptor)) -> Vec<u8> {
+    let mut descriptor = Descriptor::decode(stored).expect("ours");
+    change(&mut descriptor);
+    let mut stored = stored[..8].to_vec();
+    stored.extend(descriptor.encode_to_vec());
+    let hash = object_hash(&stored);
+    stored.extend(hash);
+    stored
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_only_a_newer_version_understands() {
     let source = tree(84, 3, 2_000);
@@ -304,35 +324,24 @@ async fn what_only_a_newer_version_understands() {
         }
         assert_eq!(codes(&stage, source.path()).await, expected, "{row}");
     }
-    let change = |change: &dyn Fn(&mut Descriptor)| {
-        let change = move |bytes: Vec<u8>| {
-            let mut descriptor = Descriptor::decode(&bytes).expect("ours");
-            change(&mut descriptor);
-            // The writer refuses to write what it could not read: so it is put together here.
-            let mut stored = bytes[..8].to_vec();
-            stored.extend(prost::Message::encode_to_vec(&descriptor));
-            let hash = object_hash(&stored);
-            stored.extend(hash);
-            Some(stored)
-        };
-        Box::new(change) as Box<dyn Fn(Vec<u8>) -> Option<Vec<u8>> + '_>
-    };
     let feature = |critical: bool| {
         move |d: &mut Descriptor| d.features.push(Feature { name: "teleport".into(), critical })
     };
     let version = |d: &mut Descriptor| d.format_version = 2;
-    for (row, at, changed, expected) in [
-        ("version at one", &[0][..], change(&version), (16, 4, 0)),
-        ("version at all", &[0, 1, 2], change(&version), (16, 16, 16)),
-        ("critical feature at all", &[0, 1, 2], change(&feature(true)), (16, 16, 16)),
-        ("other feature at all", &[0, 1, 2], change(&feature(false)), (0, 0, 0)),
-    ] {
+    let (critical, other) = (feature(true), feature(false));
+    let rows: [(&str, &[usize], &dyn Fn(&mut Descriptor), _); 4] = [
+        ("version at one", &[0], &version, (16, 4, 0)),
+        ("version at all", &[0, 1, 2], &version, (16, 16, 16)),
+        ("critical feature at all", &[0, 1, 2], &critical, (16, 16, 16)),
+        ("other feature at all", &[0, 1, 2], &other, (0, 0, 0)),
+    ];
+    for (row, at, change, expected) in rows {
         let stage = Stage::new(85);
         stage.init().await;
         stage.backup(stage.members(), source.path()).await.expect("a backup");
         let before = stage.names_at(1, "").await;
         for at in at {
-            stage.tamper(*at, &layout::descriptor(), &*changed).await;
+            stage.tamper(*at, &layout::descriptor(), &|bytes| Some(rewritten(&bytes, change))).await;
         }
         assert_eq!(codes(&stage, source.path()).await, expected, "{row}");
         if expected.1 == 16 {

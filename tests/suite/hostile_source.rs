@@ -75,9 +75,11 @@ async fn files_that_change_while_they_are_read() {
             fs::write(file, noise(2, LARGE + 4096)).expect("written");
         }
     };
+    // Every reading of it meets new content, which is sent, which changes it again.
     let always: During = |file, nth| {
-        let mut more = fs::OpenOptions::new().append(true).open(file).expect("opened");
-        io::Write::write_all(&mut more, &noise(nth, 10)).expect("written");
+        if nth % 16 == 0 {
+            fs::write(file, noise(10 + nth, LARGE + nth as usize)).expect("written");
+        }
     };
     let emptied: During = |file, nth| {
         if nth == 0 {
@@ -85,7 +87,7 @@ async fn files_that_change_while_they_are_read() {
         }
     };
     for (row, during, code, problem) in
-        [("changed once", once, 0, Problem::None), ("keeps growing", always, 3, Problem::Inconsistent), ("emptied", emptied, 0, Problem::None)]
+        [("changed once", once, 0, Problem::None), ("keeps changing", always, 3, Problem::Inconsistent), ("emptied", emptied, 0, Problem::None)]
     {
         let stage = stage(110).await;
         let source = tempfile::tempdir().expect("a folder");
@@ -107,7 +109,7 @@ async fn files_that_change_while_they_are_read() {
             _ => {
                 let named: Vec<&str> = report.problems.iter().map(|(path, _)| path.as_str()).collect();
                 assert_eq!(named, [file.to_str().expect("plain")], "{row}");
-                assert!(bytes.starts_with(&noise(1, 1 << 20)), "{row}");
+                assert!(!bytes.is_empty(), "{row}");
             }
         }
         assert_eq!(content(&repository, &entries[&b"later"[..]]).await.expect("whole"), b"stands still", "{row}");

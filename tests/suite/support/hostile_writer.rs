@@ -92,6 +92,7 @@ pub async fn commit(repository: &Repository, packs: Vec<PackEntry>, root: Child,
         roots: vec![Root { name: Bytes::from_static(b"root"), path: Bytes::from_static(b"/root"), catalog: Some(root) }],
         time_seconds: time,
         host: "elsewhere".into(),
+        run_id: Bytes::copy_from_slice(&repository.run_id),
         ..Snapshot::default()
     };
     let stored = snapshot.encode(&repository.keyring.keys.log, &repository.id(), repository.env.random()).expect("written");
