@@ -18,7 +18,8 @@ use crate::backup::BackupSettings;
 use crate::config::amount::Size;
 use crate::config::secret::{Named, SecretSource};
 use crate::replica::ReplicaSettings;
-use crate::store::{StoreSettings, StoreUrl};
+use crate::store::settings::StoreSettings;
+use crate::store::url::StoreUrl;
 
 /// Something the operator has to change before anything can start (exit 2).
 #[derive(Debug, thiserror::Error)]

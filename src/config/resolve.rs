@@ -9,7 +9,8 @@ use crate::config::secret::{Named, SecretSource};
 use crate::config::{ConfigError, Environment, INDEX_MEMORY, MEMORY_MIN, Overrides, Settings, StoreChoice, absolute};
 use crate::replica::ReplicaSettings;
 use crate::repository::keyring::LEVEL;
-use crate::store::{StoreSettings, StoreUrl};
+use crate::store::settings::StoreSettings;
+use crate::store::url::StoreUrl;
 
 /// Finds and reads the configuration file: the flag, `HOLDFAST_CONFIG`, `./holdfast.toml`, the user's folder. The first that
 /// is named must exist; the others may.
@@ -253,6 +254,7 @@ impl Place<'_> {
             download_limit: section.download_limit.map(|s| s.0),
             timeout: section.timeout.map_or(default.timeout, |s| s.0),
             retries: section.retries.unwrap_or(default.retries),
+            ..default
         };
         Ok(StoreChoice { name: name.clone(), url, settings })
     }

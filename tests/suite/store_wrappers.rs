@@ -14,7 +14,8 @@ use holdfast::store::memory::MemoryStore;
 use holdfast::store::meter::{Figures, Meter, Metered, Operation};
 use holdfast::store::name::ObjectName;
 use holdfast::store::retry::{RetryBudget, RetrySettings, Retrying};
-use holdfast::store::{Store, StoreSettings, wrap};
+use holdfast::store::settings::StoreSettings;
+use holdfast::store::{Store, wrap};
 
 use crate::support::faulty_store::{Fault, FaultyStore, How};
 use crate::support::name;
