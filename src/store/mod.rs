@@ -142,8 +142,12 @@ fn not_built(label: &str, url: &StoreUrl) -> StoreError {
 /// only the throttling that outlasts all attempts: retry tells it of each. The meter is outermost and counts what
 /// was asked for once, however often it was sent.
 pub fn wrap(env: &Env, provider: Arc<dyn Store>, settings: &StoreSettings) -> OpenStore {
-    let limits =
-        LimitSettings { connections: settings.connections, upload: settings.upload_limit, download: settings.download_limit };
+    let limits = LimitSettings {
+        connections: settings.connections,
+        upload: settings.upload_limit,
+        download: settings.download_limit,
+        requests: settings.request_limit,
+    };
     let retries = RetrySettings {
         attempts: settings.retries.saturating_add(1),
         attempt_timeout: settings.timeout,

@@ -78,9 +78,13 @@ impl StoreUrl {
     /// `%20` and its like are decoded in directories. Touches no file, asks no server.
     pub fn parse(text: &str, folder: &Path) -> Result<StoreUrl, StoreUrlError> {
         let refuse = |reason: String| {
-            // Whatever stands before an @ may be a password, and whatever follows a ? a signature.
-            let shown: String = text.chars().take_while(|c| *c != '?').take(200).collect();
-            let shown = shown.rsplit_once('@').map_or(shown.clone(), |(_, rest)| format!("...@{rest}"));
+            // In a cloud's URL, what stands before an @ may be a password, and what follows a ? a signature.
+            let local = text.starts_with("file:");
+            let shown: String = text.chars().take_while(|c| local || *c != '?').take(200).collect();
+            let shown = match shown.rsplit_once('@') {
+                Some((_, rest)) if !local => format!("...@{rest}"),
+                _ => shown,
+            };
             StoreUrlError { text: shown, reason }
         };
         let Some((scheme, rest)) = text.split_once(':') else {

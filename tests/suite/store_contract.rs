@@ -107,7 +107,7 @@ fn retry(env: &Env, inner: Arc<dyn Store>) -> Arc<dyn Store> {
 }
 
 fn limit(env: &Env, inner: Arc<dyn Store>) -> Arc<dyn Store> {
-    let settings = LimitSettings { connections: 3, upload: Some(1 << 40), download: Some(1 << 40) };
+    let settings = LimitSettings { connections: 3, upload: Some(1 << 40), download: Some(1 << 40), requests: Some(1 << 20) };
     Arc::new(Limited::new(env, inner, &settings, settings.pressure()))
 }
 

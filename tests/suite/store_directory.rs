@@ -328,7 +328,7 @@ fn urls_are_read_or_refused_with_a_reason() {
         ("s3://bucket#x", "a #"),
         ("az://account", "az://account/container/prefix"),
         ("az://Account/container", "storage account"),
-        ("az://container", "az is not built into this version yet"),
+        ("az://container", "az://account/container/prefix"),
         ("memory:name", "unknown scheme"),
         ("FILE:///a", "unknown scheme"),
         ("/srv/backup", "has no scheme"),
