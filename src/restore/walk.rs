@@ -93,6 +93,8 @@ struct Within<'r> {
     deepest: Vec<u8>,
     /// How much of the way to the part's place in the target was made.
     way_made: Option<usize>,
+    /// The last item that was no directory: nothing can lie beneath it.
+    leaf: Bytes,
     /// Taken, and waiting for its directories to be made; none inside: a directory, which needs nothing more.
     taken: Option<Option<Entering>>,
     streaming: Option<(Arc<Item>, Runs<'r>)>,
@@ -184,6 +186,7 @@ impl<'r> Within<'r> {
             levels: Vec::new(),
             deepest: Vec::new(),
             way_made: Some(0),
+            leaf: Bytes::new(),
             taken: None,
             streaming: None,
             groups: BTreeMap::new(),
@@ -342,6 +345,9 @@ impl<'r> Within<'r> {
                 tally.failed(&self.part.path_of(&key), "its name is none that a tree can have".into());
                 return;
             }
+            if key[..start] == self.leaf[..] {
+                return tally.failed(&self.part.path_of(&key), "it lies beneath what is no directory".into());
+            }
             let judged = judge(&self.part.path_of(&key[..start]));
             self.deepest = key[..start].to_vec();
             self.levels.push(Level { length: start, entry: None, judged, made: false });
@@ -356,6 +362,9 @@ impl<'r> Within<'r> {
         let judged = judge(&path);
         let takes = choice.takes(judged);
         let is_directory = entry.kind() == EntryKind::Directory;
+        if !is_directory {
+            self.leaf = key.clone();
+        }
         if takes {
             tally.progress.set_current(|| String::from_utf8_lossy(&path).into_owned());
             tally.with(|report| {

@@ -17,6 +17,7 @@ mod golden_repository;
 mod hostile_repository;
 mod hostile_source;
 mod memory;
+mod probe;
 mod processes;
 mod real_trees;
 mod replica_faults;
