@@ -248,7 +248,10 @@ pub async fn run_sources(
         let quorum = repository.set.write_quorum();
         if !report.dry_run && passed.committed.count() < quorum {
             if !passed.lost.is_empty() && pass + 1 < passes {
-                notes.push(format!("what this run relied on cannot be relied on any more ({}): starting over", passed.lost.join("; ")));
+                notes.push(format!(
+                    "what this run relied on cannot be relied on any more ({}): starting over",
+                    passed.lost.join("; ")
+                ));
                 replaces.extend(report.snapshot.filter(|_| !passed.committed.is_empty()));
                 continue;
             }

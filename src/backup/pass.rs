@@ -175,7 +175,8 @@ pub async fn one_pass(
     )
     .await;
     let outbox = outbox.lock().await;
-    let mut lost: Vec<String> = outbox.lost.iter().map(|(i, why)| format!("store {}: {why}", repository.set.replicas[*i].name)).collect();
+    let mut lost: Vec<String> =
+        outbox.lost.iter().map(|(i, why)| format!("store {}: {why}", repository.set.replicas[*i].name)).collect();
     match joined {
         Ok(((mut report, committed, doubt), (), ())) => {
             lost.extend(doubt);
@@ -241,13 +242,13 @@ struct Pass<'p, 'r> {
 impl<'r> Pass<'_, 'r> {
     /// Gives what was done, the replicas that committed, and why none did although they could, if so.
     async fn run(&mut self, recorded: Vec<Recorded>) -> Result<(BackupReport, Mask, Option<String>), BackupError> {
-        let mut interrupted = false;
+        let mut partial = false;
         let mut missing = Vec::new();
         for Recorded { path: as_path, from: path, given } in recorded {
             match self.root(&path, &as_path, given).await? {
                 Ok(End::Complete) => {}
                 Ok(_) => {
-                    interrupted = true;
+                    partial = true;
                     break;
                 }
                 Err(why) => {
@@ -256,10 +257,9 @@ impl<'r> Pass<'_, 'r> {
                 }
             }
         }
-        if self.roots.is_empty() && !interrupted {
+        if self.roots.is_empty() && !partial {
             return Err(BackupError::NoSource(missing.join("; ")));
         }
-        let partial = interrupted;
         let mut report = BackupReport {
             parent: self.chosen.first().map(|v| v.id),
             partial,
@@ -416,9 +416,8 @@ impl<'r> Pass<'_, 'r> {
         let mut tags = self.settings.tags.clone();
         tags.sort_unstable();
         tags.dedup();
-        let env = &self.repository.env;
         Snapshot {
-            id: field(&env.random()),
+            id: field(&self.repository.env.random()),
             roots: self.roots.clone(),
             time_seconds: self.now.seconds(),
             time_nanos: self.now.subsec_nanos(),
@@ -434,7 +433,7 @@ impl<'r> Pass<'_, 'r> {
             errors: self.tally.errors.clone(),
             partial,
             run_id: field(&self.repository.run_id),
-            duration_ms: env.elapsed().saturating_sub(self.began).as_millis() as u64,
+            duration_ms: self.repository.env.elapsed().saturating_sub(self.began).as_millis() as u64,
         }
     }
 }

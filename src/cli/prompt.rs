@@ -16,10 +16,7 @@ pub fn passphrase(twice: bool) -> Result<Zeroizing<Vec<u8>>, Failure> {
     settled(twice, |prompt| rpassword::prompt_password(prompt).map(Zeroizing::new))
 }
 
-fn settled(
-    twice: bool,
-    mut ask: impl FnMut(&str) -> std::io::Result<Zeroizing<String>>,
-) -> Result<Zeroizing<Vec<u8>>, Failure> {
+fn settled(twice: bool, mut ask: impl FnMut(&str) -> std::io::Result<Zeroizing<String>>) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let failed = |e| Failure::usage(format!("asking for the passphrase: {e}"));
     let first = ask("passphrase: ").map_err(failed)?;
     if first.is_empty() {

@@ -9,8 +9,8 @@ use futures::future::join_all;
 use tokio::sync::OnceCell;
 
 use crate::clock::Env;
-use crate::format::descriptor::Descriptor;
 use crate::format::Hash;
+use crate::format::descriptor::Descriptor;
 use crate::replica::patience::while_it_answers;
 use crate::replica::{Mask, Member, Replica, ReplicaSet, ReplicaSettings};
 use crate::repository::chunk_index::ChunkIndex;

@@ -59,10 +59,9 @@ pub(super) async fn unlock_descriptor(
     }
     let Some((root, slot)) = opened else {
         return Err(match untried {
-            Some(e) => RepositoryError::new(
-                e.fault,
-                format!("{}; no other key slot opens with this passphrase or key file", story(&e)),
-            ),
+            Some(e) => {
+                RepositoryError::new(e.fault, format!("{}; no other key slot opens with this passphrase or key file", story(&e)))
+            }
             None => RepositoryError::new(
                 Fault::WrongKey,
                 "wrong passphrase or key file: no key slot of this repository opens with it",

@@ -83,9 +83,8 @@ struct Codes {
 
 /// The table. `same_size`: the object's length did not change; `None`: no such row.
 fn expected(kind: Kind, harm: Harm, all: bool, same_size: bool) -> Option<Codes> {
-    let codes = |presence, content, restore, backup, backup_after| {
-        Some(Codes { presence, content, restore, backup, backup_after })
-    };
+    let codes =
+        |presence, content, restore, backup, backup_after| Some(Codes { presence, content, restore, backup, backup_after });
     let every = |code| codes(code, code, code, code, code);
     match (kind, harm, all) {
         // A repository has one.
@@ -139,11 +138,8 @@ impl Ground {
         let stage = Stage::new(seed);
         stage.init().await;
         let source = tree(seed, 10, 20_000);
-        let settings = |path: &Path| holdfast::backup::BackupSettings {
-            data_pack: 64 << 10,
-            meta_pack: 1 << 10,
-            ..backing_up(path)
-        };
+        let settings =
+            |path: &Path| holdfast::backup::BackupSettings { data_pack: 64 << 10, meta_pack: 1 << 10, ..backing_up(path) };
         let repository = stage.open().await;
         let first = run(&repository, &settings(source.path())).await.expect("a backup").snapshot.expect("a snapshot");
         let other = Unlock::KeyFile(Secret::new([7; 32]));
@@ -174,7 +170,6 @@ impl Ground {
         }
         Ground { stage, source, objects, first }
     }
-
 }
 
 /// The same objects in stores of their own.
@@ -197,9 +192,7 @@ impl Newcomers {
     /// An object of each kind at a replica, the same at all where all have the same, and another one.
     async fn objects(&self, stage: &Stage, repository: &Repository, at: usize) -> BTreeMap<Kind, [ObjectName; 2]> {
         let hash = |bytes: &Bytes| Hash::try_from(bytes.as_ref()).expect("a hash");
-        let key = |bytes: &Bytes| {
-            holdfast::repository::layout::hashed(holdfast::repository::layout::Class::Key, &hash(bytes))
-        };
+        let key = |bytes: &Bytes| holdfast::repository::layout::hashed(holdfast::repository::layout::Class::Key, &hash(bytes));
         let descriptor = holdfast::repository::layout::descriptor();
         let (slot, generation) = (key(&repository.descriptor().key_slot), key(&repository.descriptor().generation));
         let mut all = Vec::new();
@@ -303,7 +296,8 @@ async fn restore(repository: &Repository, text: &str, source: &Path) -> u8 {
     };
     let target = tempfile::tempdir().expect("a folder");
     let settings = RestoreSettings { target: target.path().to_owned(), memory: 16 << 20, ..RestoreSettings::default() };
-    let report = match holdfast::restore::run(repository, &view.snapshot, &settings, &Progress::default(), &Stop::default()).await {
+    let report = match holdfast::restore::run(repository, &view.snapshot, &settings, &Progress::default(), &Stop::default()).await
+    {
         Ok(report) => report,
         Err(RestoreError::Repository(e)) => return failed(&e),
         Err(e) => panic!("{e}"),

@@ -20,12 +20,7 @@ pub fn stored(sample: &Sample, stored: &[u8]) {
     let result = read(sample, stored);
     // All but entries and nodes, which are chunks and verified by their ids, guard their own bytes.
     let guarded = !sample.name.starts_with("node") && sample.name != "entry" && sample.name != "pack";
-    assert!(
-        !guarded || result.is_err() || stored == sample.written,
-        "{} was accepted: {}",
-        sample.name,
-        hex::encode(stored)
-    );
+    assert!(!guarded || result.is_err() || stored == sample.written, "{} was accepted: {}", sample.name, hex::encode(stored));
 }
 
 /// Fields that a holder of the keys wrote: what is accepted is understood the same way when it is written and read again.

@@ -25,10 +25,10 @@ use holdfast::repository::open::OpenSettings;
 use holdfast::repository::{Access, Repository, layout};
 use holdfast::restore::RestoreSettings;
 use holdfast::seal::key::{KdfParams, Secret};
+use holdfast::store::OpenStore;
 use holdfast::store::Store;
 use holdfast::store::directory::DirectoryStore;
 use holdfast::store::meter::Meter;
-use holdfast::store::OpenStore;
 use holdfast::verify::VerifySettings;
 
 use crate::support::source_tree::{noise, set_mtime};
@@ -46,7 +46,11 @@ fn secrets() -> [Unlock; 2] {
 
 fn member(env: &Env, at: &Path, create: bool) -> Member {
     let store = DirectoryStore::open(env, "golden", at.to_owned(), create).expect("the directory is there");
-    Member { name: "golden".into(), url: "file:///golden".into(), store: Ok(OpenStore { store: Arc::new(store), meter: Meter::new() }) }
+    Member {
+        name: "golden".into(),
+        url: "file:///golden".into(),
+        store: Ok(OpenStore { store: Arc::new(store), meter: Meter::new() }),
+    }
 }
 
 async fn open(env: &Env, at: &Path, unlock: &Unlock, access: Access) -> Repository {
@@ -85,7 +89,8 @@ fn state(root: &Path) -> BTreeMap<PathBuf, (i64, i64, u64, String)> {
     let mut open = vec![root.to_path_buf()];
     while let Some(path) = open.pop() {
         let meta = fs::symlink_metadata(&path).expect("there");
-        let hash = if meta.is_file() { blake3::hash(&fs::read(&path).expect("a file")).to_hex().to_string() } else { String::new() };
+        let hash =
+            if meta.is_file() { blake3::hash(&fs::read(&path).expect("a file")).to_hex().to_string() } else { String::new() };
         if meta.is_dir() {
             open.extend(fs::read_dir(&path).expect("a folder").map(|child| child.expect("an item").path()));
         }
@@ -179,23 +184,28 @@ async fn make() {
     };
     let go = async |settings: &BackupSettings| {
         let repository = open(&env, &store, &passphrase, Access::Write).await;
-        let report = holdfast::backup::run(&repository, settings, &Progress::default(), &Stop::default()).await.expect("a backup");
+        let report =
+            holdfast::backup::run(&repository, settings, &Progress::default(), &Stop::default()).await.expect("a backup");
         assert_eq!(report.errors, 0, "{report:?}");
     };
     go(&backup).await;
     let repository = open(&env, &store, &passphrase, Access::Write).await;
     repository.add_key(&key_file, KdfParams::default(), false, "golden key file").await.expect("added");
-    let names = |seed: u8| (0..300_u16).map(move |n| Bytes::copy_from_slice(blake3::hash(&[seed, n as u8, (n >> 8) as u8]).as_bytes()));
+    let names =
+        |seed: u8| (0..300_u16).map(move |n| Bytes::copy_from_slice(blake3::hash(&[seed, n as u8, (n >> 8) as u8]).as_bytes()));
     let one = |seed: u8| Bytes::copy_from_slice(blake3::hash(&[seed]).as_bytes());
     {
         let mut log = repository.log(0).await.expect("readable");
         for (critical, action) in [
             (true, Action::Forget(Forget { ids: names(1).collect() })),
             (true, Action::Revoke(Revoke { key_slots: names(2).collect() })),
-            (true, Action::Condemn(Condemn {
-                objects: vec![ObjectRef { class: ObjectClass::Data as i32, hash: one(3) }],
-                ..Condemn::default()
-            })),
+            (
+                true,
+                Action::Condemn(Condemn {
+                    objects: vec![ObjectRef { class: ObjectClass::Data as i32, hash: one(3) }],
+                    ..Condemn::default()
+                }),
+            ),
             (false, Action::Distrust(Distrust { add: vec![one(4), one(5)], lift: Vec::new() })),
             (false, Action::Distrust(Distrust { add: Vec::new(), lift: vec![one(5)] })),
             (false, Action::Configure(Configure { feature: "golden".into(), value: "1".into(), ..Configure::default() })),
@@ -219,7 +229,8 @@ async fn make() {
         ..backup
     })
     .await;
-    fs::write(at.join("expected"), listing(source.path()).into_iter().map(|line| line + "\n").collect::<String>()).expect("written");
+    fs::write(at.join("expected"), listing(source.path()).into_iter().map(|line| line + "\n").collect::<String>())
+        .expect("written");
     let _ = fs::remove_dir_all(store.join("tmp"));
     assert!(bytes_in(&store) < 200 << 10, "{} bytes are too many", bytes_in(&store));
 }
@@ -238,7 +249,8 @@ async fn restores(env: &Env, repository: &Repository) {
         ..RestoreSettings::default()
     };
     let snapshot = &views[1].snapshot;
-    let report = holdfast::restore::run(repository, snapshot, &settings, &Progress::default(), &Stop::default()).await.expect("restored");
+    let report =
+        holdfast::restore::run(repository, snapshot, &settings, &Progress::default(), &Stop::default()).await.expect("restored");
     assert_eq!(restore_command::outcome(&report).code(), 0, "{report:?}");
     assert!(report.notes.is_empty(), "{report:?}");
     let expected = fs::read_to_string(golden().join("expected")).expect("it is part of the project");
@@ -262,7 +274,8 @@ async fn a_copy_opens_with_both_keys_verifies_and_restores() {
     let [passphrase, _] = secrets();
     let repository = open(&env, at.path(), &passphrase, Access::Write).await;
     let settings = VerifySettings { read_data_percent: Some(100.0), ..VerifySettings::default() };
-    let report = holdfast::verify::run(&repository, &settings, &Progress::default(), &Stop::default()).await.expect("carried out");
+    let report =
+        holdfast::verify::run(&repository, &settings, &Progress::default(), &Stop::default()).await.expect("carried out");
     assert_eq!(verify_command::outcome(&report).code(), 0, "{report:?}");
     let [replica] = &report.replicas[..] else { panic!("{report:?}") };
     assert!(replica.packs > 4 && replica.packs == replica.packs_read, "{report:?}");

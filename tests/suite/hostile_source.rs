@@ -86,9 +86,11 @@ async fn files_that_change_while_they_are_read() {
             fs::write(file, b"").expect("written");
         }
     };
-    for (row, during, code, problem) in
-        [("changed once", once, 0, Problem::None), ("keeps changing", always, 3, Problem::Inconsistent), ("emptied", emptied, 0, Problem::None)]
-    {
+    for (row, during, code, problem) in [
+        ("changed once", once, 0, Problem::None),
+        ("keeps changing", always, 3, Problem::Inconsistent),
+        ("emptied", emptied, 0, Problem::None),
+    ] {
         let stage = stage(110).await;
         let source = tempfile::tempdir().expect("a folder");
         let file = source.path().join("large");
@@ -207,8 +209,7 @@ async fn what_cannot_be_read_is_marked_and_the_rest_is_there() {
     assert_eq!((report.errors, named), (2, vec!["broken large", "broken small"]), "{report:?}");
     let repository = stage.open_alone(0).await;
     let entries = entries(&repository, report.snapshot.expect("one")).await.expect("entries");
-    for (key, problem) in
-        [("broken large", Problem::Unreadable), ("broken small", Problem::Unreadable), ("good", Problem::None)]
+    for (key, problem) in [("broken large", Problem::Unreadable), ("broken small", Problem::Unreadable), ("good", Problem::None)]
     {
         assert_eq!(entries[key.as_bytes()].problem(), problem, "{key}");
     }

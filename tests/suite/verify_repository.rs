@@ -21,7 +21,8 @@ use holdfast::repository::{Access, Repository};
 use holdfast::store::error::{StoreError, StoreErrorKind};
 use holdfast::store::meter::Operation;
 use holdfast::store::name::ObjectName;
-use holdfast::store::{ObjectInfo, Store, StoreSettings};
+use holdfast::store::settings::StoreSettings;
+use holdfast::store::{ObjectInfo, Store};
 use holdfast::verify::{VerifyError, VerifyReport, VerifySettings};
 
 use crate::support::faulty_store::Fault;
@@ -273,12 +274,8 @@ async fn what_a_catalog_lacks_is_named_by_path() {
     let (here, half, nowhere) = (b"here".as_slice(), b"half".as_slice(), b"nowhere".as_slice());
     let ids = [here, half, nowhere].map(|bytes| id_of(&repository, bytes));
     let of = |at: usize, bytes: &[u8]| file(&[(ids[at], bytes.len() as u64)]);
-    let node = leaf(&[
-        (b"", entry(EntryKind::Directory)),
-        (b"half", of(1, half)),
-        (b"here", of(0, here)),
-        (b"nowhere", of(2, nowhere)),
-    ]);
+    let node =
+        leaf(&[(b"", entry(EntryKind::Directory)), (b"half", of(1, half)), (b"here", of(0, here)), (b"nowhere", of(2, nowhere))]);
     let bytes = (here.len() + half.len() + nowhere.len()) as u64;
     let child = named(&repository, &node, 0, 4, bytes);
     let data = send(&repository, PackKind::Data, &[(ids[0], Bytes::from_static(b"here"))], all).await;
@@ -302,12 +299,8 @@ async fn what_a_catalog_lacks_is_named_by_path() {
     }
     told.sort();
     let row = |replica: &str, at: usize, path: &str| (replica.into(), format!("chunk {}", ids[at]), path.into(), short.clone());
-    let mut expected = vec![
-        row("a", 2, "/root/nowhere"),
-        row("b", 2, "/root/nowhere"),
-        row("c", 1, "/root/half"),
-        row("c", 2, "/root/nowhere"),
-    ];
+    let mut expected =
+        vec![row("a", 2, "/root/nowhere"), row("b", 2, "/root/nowhere"), row("c", 1, "/root/half"), row("c", 2, "/root/nowhere")];
     expected.sort();
     assert_eq!(told, expected);
     assert!(report.replicas.iter().all(|r| r.distrusted == 0));
@@ -341,7 +334,9 @@ async fn narrow_stores_do_not_hold_each_other_up() {
     };
     let open = async || {
         let members = (0..3).map(narrow).collect();
-        Repository::open(&stage.env, members, opening(ReplicaSettings::default()), &unlock(), Access::Write).await.expect("opened")
+        Repository::open(&stage.env, members, opening(ReplicaSettings::default()), &unlock(), Access::Write)
+            .await
+            .expect("opened")
     };
     let day = std::time::Duration::from_secs(24 * 3600);
     let repository = open().await;
@@ -358,8 +353,11 @@ async fn narrow_stores_do_not_hold_each_other_up() {
 
 async fn restore(repository: &Repository, target: &Path) -> u64 {
     let views = repository.snapshots().await.expect("listed");
-    let settings =
-        holdfast::restore::RestoreSettings { target: target.to_owned(), memory: 64 << 10, ..holdfast::restore::RestoreSettings::default() };
+    let settings = holdfast::restore::RestoreSettings {
+        target: target.to_owned(),
+        memory: 64 << 10,
+        ..holdfast::restore::RestoreSettings::default()
+    };
     let snapshot = &views.last().expect("one").snapshot;
     let done = holdfast::restore::run(repository, snapshot, &settings, &Progress::default(), &Stop::default()).await;
     done.expect("restored").failed_count
