@@ -1,10 +1,11 @@
 //! The passphrase, asked for at the terminal: only where nothing is configured, never echoed, never off a terminal.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 
 use zeroize::Zeroizing;
 
 use crate::cli::context::Failure;
+use crate::repository::error::Fault;
 
 /// Whether there is somebody to ask: standard input and standard error are a terminal.
 pub fn can_ask() -> bool {
@@ -17,7 +18,10 @@ pub fn passphrase(twice: bool) -> Result<Zeroizing<Vec<u8>>, Failure> {
 }
 
 fn settled(twice: bool, mut ask: impl FnMut(&str) -> std::io::Result<Zeroizing<String>>) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let failed = |e| Failure::usage(format!("asking for the passphrase: {e}"));
+    let failed = |e: std::io::Error| match e.kind() {
+        ErrorKind::Interrupted => Failure::new(Fault::Interrupted, "interrupted"),
+        _ => Failure::usage(format!("asking for the passphrase: {e}")),
+    };
     let first = ask("passphrase: ").map_err(failed)?;
     if first.is_empty() {
         return Err(Failure::usage("the passphrase is empty"));
@@ -33,6 +37,7 @@ mod tests {
     use zeroize::Zeroizing;
 
     use crate::cli::prompt::settled;
+    use crate::repository::error::Fault;
 
     #[test]
     fn asked_once_or_twice() {
@@ -46,5 +51,7 @@ mod tests {
         assert_eq!(ask(true, &["a horse", "a horse"]), Ok(b"a horse".to_vec()));
         assert!(ask(true, &["a horse", "a house"]).is_err_and(|e| e.contains("differ")));
         assert!(ask(true, &[""]).is_err_and(|e| e.contains("empty")));
+        let stopped = settled(false, |_| Err(std::io::Error::from(std::io::ErrorKind::Interrupted)));
+        assert!(stopped.is_err_and(|failure| failure.fault == Fault::Interrupted));
     }
 }
