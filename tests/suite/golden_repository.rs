@@ -210,7 +210,7 @@ async fn make() {
             (false, Action::Distrust(Distrust { add: Vec::new(), lift: vec![one(5)] })),
             (false, Action::Configure(Configure { feature: "golden".into(), value: "1".into(), ..Configure::default() })),
             (false, Action::Hold(Hold { id: one(6), ..Hold::default() })),
-            (false, Action::Release(Release { id: one(6), ..Release::default() })),
+            (false, Action::Release(Release { id: one(6) })),
         ] {
             log.append(action, critical, &[], |_| Ok(())).await.expect("appended");
         }

@@ -329,7 +329,8 @@ async fn what_only_a_newer_version_understands() {
     let feature = |critical: bool| move |d: &mut Descriptor| d.features.push(Feature { name: "teleport".into(), critical });
     let version = |d: &mut Descriptor| d.format_version = 2;
     let (critical, other) = (feature(true), feature(false));
-    let rows: [(&str, &[usize], &dyn Fn(&mut Descriptor), _); 4] = [
+    type Change<'c> = &'c dyn Fn(&mut Descriptor);
+    let rows: [(&str, &[usize], Change<'_>, _); 4] = [
         ("version at one", &[0], &version, (16, 4, 0)),
         ("version at all", &[0, 1, 2], &version, (16, 16, 16)),
         ("critical feature at all", &[0, 1, 2], &critical, (16, 16, 16)),
