@@ -21,5 +21,6 @@ mod seal_props;
 mod source_tree;
 mod store_contract;
 mod store_directory;
+mod store_s3;
 mod store_wrappers;
 mod support;
