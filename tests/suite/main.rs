@@ -23,5 +23,6 @@ mod source_tree;
 mod store_contract;
 mod store_directory;
 mod store_s3;
+mod store_s3_login;
 mod store_wrappers;
 mod support;

@@ -83,7 +83,7 @@ impl Fault {
         match error {
             SdkError::ServiceError(refused) => {
                 let (raw, meta) = (refused.raw(), refused.err().meta());
-                let header = |name| raw.headers().get(name);
+                let header = |name: &'static str| raw.headers().get(name);
                 // The SDK's own name for a 404 that came without a body.
                 let code = meta.code().filter(|code| *code != "NotFound");
                 let answer = Answer {
@@ -100,7 +100,7 @@ impl Fault {
             SdkError::ResponseError(unread) => {
                 let raw = unread.raw();
                 let body = raw.body().bytes().map(String::from_utf8_lossy).unwrap_or_default();
-                let header = |name| raw.headers().get(name);
+                let header = |name: &'static str| raw.headers().get(name);
                 let answer = Answer {
                     status: raw.status().as_u16(),
                     code: element(&body, "Code"),

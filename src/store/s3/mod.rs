@@ -328,8 +328,8 @@ impl S3Store {
     async fn remove(&self, names: &[ObjectName], failed: &mut Vec<(ObjectName, StoreError)>) {
         // A name too long for the bucket names nothing in it.
         let keys: BTreeMap<String, &ObjectName> = names.iter().filter_map(|n| Some((self.bucket.key(n)?, n))).collect();
-        let mut all = |fault: &Fault| {
-            failed.extend(keys.values().map(|name| ((*name).clone(), self.error(Verb::Delete, name, fault.clone()))));
+        let all = |fault: &Fault| -> Vec<_> {
+            keys.values().map(|name| ((*name).clone(), self.error(Verb::Delete, name, fault.clone()))).collect()
         };
         if keys.is_empty() {
             return;
@@ -338,13 +338,13 @@ impl S3Store {
         let batch = objects.and_then(|objects| Delete::builder().set_objects(Some(objects)).quiet(true).build());
         let batch = match batch {
             Ok(batch) => batch,
-            Err(e) => return all(&Fault::new(StoreErrorKind::Invalid, e.to_string())),
+            Err(e) => return failed.extend(all(&Fault::new(StoreErrorKind::Invalid, e.to_string()))),
         };
         let answer = match self.client.delete_objects().bucket(&self.bucket.name).delete(batch).send().await {
             Ok(answer) => answer,
             Err(e) => {
                 let first = keys.keys().next().map_or("", String::as_str);
-                return all(&self.fault(Verb::Delete, first, &e));
+                return failed.extend(all(&self.fault(Verb::Delete, first, &e)));
             }
         };
         self.seen();
@@ -355,7 +355,7 @@ impl S3Store {
                     fault => failed.push(((*name).clone(), self.error(Verb::Delete, name, fault))),
                 },
                 // An error about nothing that was asked for: then nothing is sure.
-                None => return all(&self.refusal("", refused)),
+                None => return failed.extend(all(&self.refusal("", refused))),
             }
         }
     }

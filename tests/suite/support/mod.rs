@@ -3,6 +3,7 @@
 
 use holdfast::store::name::ObjectName;
 
+pub mod aws_tokens;
 pub mod faulty_store;
 pub mod generated;
 pub mod recording_store;
