@@ -42,9 +42,9 @@ fn as_a_child() {
         let told = match opened {
             Ok(opened) => match opened.store.put(&name(&var("CHILD_OBJECT")), Bytes::from_static(b"x")).await {
                 Ok(()) => "stored".to_owned(),
-                Err(e) => format!("{:?} {e}: {}", e.kind, e.source.unwrap()),
+                Err(e) => format!("{:?} {e}: {}", e.kind, e.source.as_ref().unwrap()),
             },
-            Err(e) => format!("{:?} {e}: {}", e.kind, e.source.unwrap()),
+            Err(e) => format!("{:?} {e}: {}", e.kind, e.source.as_ref().unwrap()),
         };
         println!("CHILD {told}");
     });
