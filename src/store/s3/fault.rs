@@ -204,6 +204,8 @@ fn kind(answer: Answer<'_>, verb: Verb, now: Time) -> StoreErrorKind {
             _ => StoreErrorKind::Unavailable,
         },
         "RequestTimeout" => StoreErrorKind::TimedOut,
+        // Archived: forbidden by its state, not to somebody.
+        "InvalidObjectState" => StoreErrorKind::Invalid,
         "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" => StoreErrorKind::Corrupt,
         "QuotaExceeded"
         | "InsufficientCapacity"
