@@ -27,6 +27,8 @@ mod seal_props;
 mod source_tree;
 mod store_contract;
 mod store_directory;
+mod store_s3;
+mod store_s3_login;
 mod store_wrappers;
 mod support;
 mod verify_repository;
