@@ -6,10 +6,6 @@ use std::time::Duration;
 use holdfast::cli;
 use holdfast::config::Environment;
 
-/// Buffers of megabytes come and go on many threads: this allocator hands them on instead of faulting them in again.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();
     let environment = Environment::of_process();

@@ -10,6 +10,7 @@
 //! ```
 //! The numbers are capacities; bytes between reading and the last replica are bounded by `budget`.
 
+pub mod block;
 pub mod budget;
 pub mod catalog;
 pub mod commit;

@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex as SyncMutex};
 
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
+use crate::backup::block::Blocks;
 use crate::backup::budget::Budget;
 use crate::backup::catalog::{Catalog, End, Tally};
 use crate::backup::commit::{Committing, field};
 use crate::backup::entry::Compare;
 use crate::backup::known::Known;
+use crate::backup::pack::Filling;
 use crate::backup::parents::{self, Parents};
 use crate::backup::participants::{participants, replica_reports};
 use crate::backup::read::Reading;
@@ -117,11 +119,13 @@ pub async fn one_pass(
         added: Arc::new(Added::default()),
         dry_run: settings.dry_run,
     });
-    let readers = settings.read_concurrency.max(1);
+    let (filling, blocks) = fitting(settings, splitter.spec().max)?;
+    let readers = blocks.count();
     let reading = Arc::new(Reading {
         sealing: sealing.clone(),
         splitter,
         budget: Budget::new(settings.memory),
+        blocks,
         frames: frames_in.clone(),
         readers: Arc::new(Semaphore::new(readers)),
         batches: Arc::new(Semaphore::new(readers.max(env.threads()))),
@@ -137,6 +141,7 @@ pub async fn one_pass(
         let comparing = Comparing {
             force: settings.force,
             compare: Compare { ignore_inode: settings.ignore_inode, ignore_ctime: settings.ignore_ctime },
+            links_memory: usize::try_from(settings.memory / 4).unwrap_or(usize::MAX),
             look_up,
         };
         let chosen = &chosen;
@@ -161,15 +166,14 @@ pub async fn one_pass(
         }
     };
     let every = (settings.publish_bytes, settings.publish_every);
-    let targets = (settings.data_pack, settings.meta_pack);
     let joined = futures::future::try_join3(
         async { work.await.map_err(Some) },
         async {
-            pack::run(env, &repository.keyring, &fanout, targets, &sealing.known, frames_out, packed_in)
+            pack::run(env, &repository.keyring, &fanout, filling, &sealing.known, frames_out, packed_in)
                 .await
                 .map_err(|e| Some(e.into()))
         },
-        async { upload::run(repository, &fanout, &outbox, every, packed_out).await.map_err(|e| Some(e.into())) },
+        async { upload::run(repository, &fanout, &outbox, every, &sealing.known, packed_out).await.map_err(|e| Some(e.into())) },
     )
     .await;
     let outbox = outbox.lock().await;
@@ -187,6 +191,22 @@ pub async fn one_pass(
         }
         Err(e) => Err(e.unwrap_or_else(|| RepositoryError::new(Fault::Failed, "the run stopped early").into())),
     }
+}
+
+/// How packs and blocks share the memory. What they hold while they wait must leave room for one more chunk, or a run
+/// would wait for itself.
+fn fitting(settings: &BackupSettings, chunk: u32) -> Result<(Filling, Arc<Blocks>), BackupError> {
+    let filling = Filling::new(settings.data_pack, settings.meta_pack, settings.memory);
+    let blocks = Blocks::new(settings.read_concurrency.max(1), chunk as usize, settings.memory);
+    let frame = u64::from(chunk) + (64 << 10);
+    let least = blocks.memory() + filling.memory(frame) + frame.max(2 << 20);
+    if settings.memory < least {
+        let (memory, chunk) = (settings.memory >> 20, chunk.div_ceil(1 << 20));
+        return Err(BackupError::Settings(format!(
+            "memory of {memory} MiB is too little for chunks of up to {chunk} MiB, as this repository has them: set more"
+        )));
+    }
+    Ok((filling, blocks))
 }
 
 /// What one root of the snapshot is made from.

@@ -23,7 +23,3 @@ mod store_contract;
 mod store_directory;
 mod store_wrappers;
 mod support;
-
-/// The program's own: memory is measured as it will be.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
