@@ -40,7 +40,7 @@ use crate::source::metadata::OwnerNames;
 /// Results in path order that may wait for the catalog.
 const PENDING: usize = 16;
 /// Frames that may wait for the pack stage.
-const FRAMES: usize = 64;
+const FRAMES: usize = 16;
 /// Packs whose receipts may wait for the publisher.
 const PACKED: usize = 64;
 /// What one pass came to.
