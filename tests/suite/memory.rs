@@ -18,7 +18,8 @@ use holdfast::restore::{self, RestoreSettings};
 use holdfast::seal::key::{KdfParams, Secret};
 use holdfast::store::directory::DirectoryStore;
 use holdfast::store::memory::MemoryStore;
-use holdfast::store::{Store, StoreSettings, wrap};
+use holdfast::store::settings::StoreSettings;
+use holdfast::store::{Store, wrap};
 
 use crate::support::faulty_store::{Fault, FaultyStore};
 use crate::support::generated::{Generated, Grain};
