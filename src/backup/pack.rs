@@ -25,10 +25,6 @@ use crate::seal::Kind;
 
 /// Room for a trailer's last bytes beyond the target, so that closing a pack never moves it.
 const ROOM: usize = 64 << 10;
-/// What is reserved for a pack's buffer at least. Of this length (more than 32 MiB), the allocator of glibc maps a buffer for
-/// itself and gives it back at once when it is freed; shorter ones stay in its arenas, in pieces, beyond any budget. What is
-/// reserved and not filled takes no memory.
-const RESERVED: usize = (32 << 20) + ROOM;
 
 /// What the stage is told.
 pub enum ToPack {
@@ -190,7 +186,7 @@ impl Open {
     fn new(env: &Env, data: bool, length: usize, spare: Option<Spare>) -> Open {
         let kind = if data { PackKind::Data } else { PackKind::Meta };
         let kept = spare.and_then(|spare| spare.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let (buffer, admitted) = kept.unwrap_or_else(|| (Vec::with_capacity((length + ROOM).max(RESERVED)), Admitted::none()));
+        let (buffer, admitted) = kept.unwrap_or_else(|| (crate::store::buffer(length + ROOM), Admitted::none()));
         let before = admitted.bytes();
         Open { builder: PackBuilder::within(kind, env.random(), buffer), to: Mask::default(), admitted, before }
     }

@@ -285,7 +285,12 @@ impl<'r> Within<'r> {
     }
 
     /// What was made first of a group; none: this item is.
-    async fn first_of(&mut self, group: Group, item: &Arc<Item>, repository: &Repository) -> Result<Option<Vec<u8>>, RestoreError> {
+    async fn first_of(
+        &mut self,
+        group: Group,
+        item: &Arc<Item>,
+        repository: &Repository,
+    ) -> Result<Option<Vec<u8>>, RestoreError> {
         let mut groups = self.groups.take().expect("it comes back from every question");
         let (may_block, item) = (groups.may_block(), item.clone());
         let ask = move || {
