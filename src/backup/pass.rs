@@ -8,13 +8,12 @@ use std::sync::{Arc, Mutex as SyncMutex};
 
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
-use crate::backup::block::Blocks;
+use crate::backup::block;
 use crate::backup::budget::Budget;
 use crate::backup::catalog::{Catalog, End, Tally};
 use crate::backup::commit::{Committing, field};
 use crate::backup::entry::Compare;
 use crate::backup::known::Known;
-use crate::backup::pack::Filling;
 use crate::backup::parents::{self, Parents};
 use crate::backup::participants::{participants, replica_reports};
 use crate::backup::read::Reading;
@@ -119,7 +118,7 @@ pub async fn one_pass(
         added: Arc::new(Added::default()),
         dry_run: settings.dry_run,
     });
-    let (filling, blocks) = fitting(settings, splitter.spec().max)?;
+    let (filling, blocks) = block::fitting(settings, splitter.spec().max)?;
     let readers = blocks.count();
     let reading = Arc::new(Reading {
         sealing: sealing.clone(),
@@ -191,22 +190,6 @@ pub async fn one_pass(
         }
         Err(e) => Err(e.unwrap_or_else(|| RepositoryError::new(Fault::Failed, "the run stopped early").into())),
     }
-}
-
-/// How packs and blocks share the memory. What they hold while they wait must leave room for one more chunk, or a run
-/// would wait for itself.
-fn fitting(settings: &BackupSettings, chunk: u32) -> Result<(Filling, Arc<Blocks>), BackupError> {
-    let filling = Filling::new(settings.data_pack, settings.meta_pack, settings.memory);
-    let blocks = Blocks::new(settings.read_concurrency.max(1), chunk as usize, settings.memory);
-    let frame = u64::from(chunk) + (64 << 10);
-    let least = blocks.memory() + filling.memory(frame) + frame.max(2 << 20);
-    if settings.memory < least {
-        let (memory, chunk) = (settings.memory >> 20, chunk.div_ceil(1 << 20));
-        return Err(BackupError::Settings(format!(
-            "memory of {memory} MiB is too little for chunks of up to {chunk} MiB, as this repository has them: set more"
-        )));
-    }
-    Ok((filling, blocks))
 }
 
 /// What one root of the snapshot is made from.
