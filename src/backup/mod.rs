@@ -6,10 +6,12 @@
 //!
 //! ```text
 //! walk, compare -16-> [batch | large: read, cut, CPU pool: hash, known?, group, compress, compare, encrypt] -> catalog
-//!                                       \--64 frames-> pack -> fan-out xN -64 receipts-> upload (publish) -> commit
+//!                                       \--16 frames-> pack -> fan-out xN -64 receipts-> upload (publish) -> commit
 //! ```
-//! The numbers are capacities; bytes between reading and the last replica are bounded by `budget`.
+//! The numbers are capacities; bytes between reading and the last replica are bounded by `budget`: a quarter at most are
+//! the `block`s that large files are read into, three eighths packs being filled, the rest chunks and packs on the way.
 
+pub mod block;
 pub mod budget;
 pub mod catalog;
 pub mod commit;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex as SyncMutex};
 
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
+use crate::backup::block;
 use crate::backup::budget::Budget;
 use crate::backup::catalog::{Catalog, End, Tally};
 use crate::backup::commit::{Committing, field};
@@ -38,7 +39,7 @@ use crate::source::metadata::OwnerNames;
 /// Results in path order that may wait for the catalog.
 const PENDING: usize = 16;
 /// Frames that may wait for the pack stage.
-const FRAMES: usize = 64;
+const FRAMES: usize = 16;
 /// Packs whose receipts may wait for the publisher.
 const PACKED: usize = 64;
 /// What one pass came to.
@@ -118,11 +119,13 @@ pub async fn one_pass(
         added: Arc::new(Added::default()),
         dry_run: settings.dry_run,
     });
-    let readers = settings.read_concurrency.max(1);
+    let (filling, blocks) = block::fitting(settings, splitter.spec().max)?;
+    let readers = blocks.count();
     let reading = Arc::new(Reading {
         sealing: sealing.clone(),
         splitter,
         budget: Budget::new(settings.memory),
+        blocks,
         frames: frames_in.clone(),
         readers: Arc::new(Semaphore::new(readers)),
         batches: Arc::new(Semaphore::new(readers.max(env.threads()))),
@@ -138,6 +141,7 @@ pub async fn one_pass(
         let comparing = Comparing {
             force: settings.force,
             compare: Compare { ignore_inode: settings.ignore_inode, ignore_ctime: settings.ignore_ctime },
+            links_memory: usize::try_from(settings.memory / 4).unwrap_or(usize::MAX),
             look_up,
         };
         let chosen = &chosen;
@@ -163,15 +167,14 @@ pub async fn one_pass(
         }
     };
     let every = (settings.publish_bytes, settings.publish_every);
-    let targets = (settings.data_pack, settings.meta_pack);
     let joined = futures::future::try_join3(
         async { work.await.map_err(Some) },
         async {
-            pack::run(env, &repository.keyring, &fanout, targets, &sealing.known, frames_out, packed_in)
+            pack::run(env, &repository.keyring, &fanout, filling, &sealing.known, frames_out, packed_in)
                 .await
                 .map_err(|e| Some(e.into()))
         },
-        async { upload::run(repository, &fanout, &outbox, every, packed_out).await.map_err(|e| Some(e.into())) },
+        async { upload::run(repository, &fanout, &outbox, every, &sealing.known, packed_out).await.map_err(|e| Some(e.into())) },
     )
     .await;
     let outbox = outbox.lock().await;
