@@ -15,6 +15,7 @@ mod memory;
 mod processes;
 mod real_trees;
 mod replica_faults;
+mod restore_faults;
 mod restore_target;
 mod round_trip;
 mod seal_props;
