@@ -138,7 +138,7 @@ impl Context {
         let patience = settings.replicas.stall;
         join_all(settings.stores.iter().map(|choice| async move {
             let (env, StoreChoice { name, url, settings }) = (self.env.clone(), choice.clone());
-            let open = self.env.blocking(move || store::open(&env, &name, &url, &settings, create));
+            let open = async move { store::open(&env, &name, &url, &settings, create).await };
             let store = self.env.timeout(patience, open).await.unwrap_or_else(|| {
                 let action = format!("opening {}", choice.url);
                 Err(StoreError { kind: StoreErrorKind::TimedOut, store: choice.name.clone(), action, source: None })

@@ -16,7 +16,8 @@ use holdfast::repository::open::OpenSettings;
 use holdfast::repository::{Access, Repository};
 use holdfast::seal::key::{KdfParams, Secret};
 use holdfast::store::memory::MemoryStore;
-use holdfast::store::{Store, StoreSettings, wrap};
+use holdfast::store::settings::StoreSettings;
+use holdfast::store::{Store, wrap};
 
 use crate::support::faulty_store::{Fault, FaultyStore};
 use crate::support::generated::{Generated, Grain};

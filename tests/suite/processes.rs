@@ -14,7 +14,9 @@ use holdfast::replica::Member;
 use holdfast::repository::open::OpenSettings;
 use holdfast::repository::{Access, Repository};
 use holdfast::store::directory::DirectoryStore;
-use holdfast::store::{Store, StoreSettings, StoreUrl, open};
+use holdfast::store::settings::StoreSettings;
+use holdfast::store::url::StoreUrl;
+use holdfast::store::{Store, open};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -83,15 +85,12 @@ impl Desk {
 
     async fn open(&self, names: &[&str]) -> Repository {
         let env = Env::real();
-        let member = |name: &&str| {
+        let mut members = Vec::new();
+        for name in names {
             let url = StoreUrl::parse(&format!("file:stores/{name}"), &self.at("")).expect("a URL");
-            Member {
-                name: (*name).to_owned(),
-                url: url.to_string(),
-                store: open(&env, name, &url, &StoreSettings::default(), false),
-            }
-        };
-        let members = names.iter().map(member).collect();
+            let store = open(&env, name, &url, &StoreSettings::default(), false).await;
+            members.push(Member { name: (*name).to_owned(), url: url.to_string(), store });
+        }
         Repository::open(&env, members, OpenSettings::default(), &rig::unlock(), Access::Read).await.expect("it opens")
     }
 
