@@ -878,3 +878,79 @@ async fn a_refusal_after_an_unclear_answer_is_unclear() {
     assert!(why.contains("may or may not"), "{why}");
     assert_eq!(class, Some(Class::Denied));
 }
+
+/// Who loses the race for a slot judges its record against the winner's before it tries again, and writes nothing if it fails.
+#[tokio::test(start_paused = true)]
+async fn a_lost_race_is_judged_again() {
+    let stage = Stage::of(70, &["a"]);
+    stage.init().await;
+    let (one, other) = (stage.open().await, stage.open().await);
+    let note = |kind: &str| Action::Note(Note { kind: kind.into(), text: String::new(), list: Bytes::new() });
+    let append = async |to: &holdfast::repository::Repository, kind: &str| {
+        to.log(0).await.expect("a log").append(note(kind), false, &[], |_| Ok(())).await.expect("appended");
+    };
+    append(&other, "first").await;
+    let mut judged = Vec::new();
+    let mut log = one.log(0).await.expect("a log");
+    let judge = |state: &holdfast::repository::state::State| {
+        judged.push(state.slot);
+        Ok(())
+    };
+    log.append(note("second"), false, &[], judge).await.expect("the next slot is free");
+    assert_eq!(judged, [1, 2], "judged as of the slot before, each time");
+    assert_eq!(log.state.slot, 3);
+    drop(log);
+
+    append(&other, "third").await;
+    let before = stage.names_at(0, "log/").await;
+    let changed_its_mind = |state: &holdfast::repository::state::State| match state.slot {
+        3 => Ok(()),
+        _ => Err(holdfast::repository::error::RepositoryError::new(Class::Refused, "not any more")),
+    };
+    let refused = one.log(0).await.expect("a log").append(note("fourth"), false, &[], changed_its_mind).await;
+    assert_eq!(refused.err().map(|e| e.fault), Some(Class::Refused));
+    assert_eq!(stage.names_at(0, "log/").await, before);
+}
+
+/// What a commit stands on is judged at the very slot that commits, also when another record took the slot before it.
+#[tokio::test(start_paused = true)]
+async fn what_a_commit_stands_on_must_hold_at_its_own_slot() {
+    use holdfast::format::pack::PackKind;
+    use holdfast::format::record::{Condemn, Distrust, Forget, ObjectClass, ObjectRef};
+    use holdfast::repository::writer::{Reliance, WriteFault};
+    let (pack, object) = ([5; 32], [6; 32]);
+    let condemned = |class: ObjectClass, hash: [u8; 32]| {
+        let object = ObjectRef { class: class.into(), hash: hash.to_vec().into() };
+        Action::Condemn(Condemn { objects: vec![object], lists: Vec::new() })
+    };
+    let none = Reliance::default();
+    let hits = Reliance { hits: vec![(PackKind::Data, pack)], ..none.clone() };
+    let own = Reliance { own: vec![(PackKind::Meta, pack)], ..none.clone() };
+    let distrust = |add| Action::Distrust(Distrust { add: vec![Bytes::from(Vec::from(add))], lift: Vec::new() });
+    for (what, reliance, record) in [
+        ("a hit condemned", Some(hits.clone()), Some(condemned(ObjectClass::Data, pack))),
+        ("a pack of its own condemned", Some(own), Some(condemned(ObjectClass::Meta, pack))),
+        ("a hit distrusted", Some(hits.clone()), Some(distrust(pack))),
+        ("the parent forgotten", None, None),
+        ("something distrusted beside a parent", None, Some(distrust([8; 32]))),
+        ("the snapshot's object condemned", Some(none), Some(condemned(ObjectClass::Snapshot, object))),
+        ("nothing", Some(hits), Some(distrust([8; 32]))),
+    ] {
+        let stage = Stage::of(71, &["a"]);
+        stage.init().await;
+        let source = tree(71, 2, 1_000);
+        let parent = id(&stage.backup(stage.members(), source.path()).await.expect("all is well"));
+        let (one, other) = (stage.open().await, stage.open().await);
+        let reliance = reliance.unwrap_or(Reliance { parents: vec![parent], ..Reliance::default() });
+        let record = record.unwrap_or(Action::Forget(Forget { ids: vec![parent.to_vec().into()] }));
+        other.log(0).await.expect("a log").append(record, true, &[], |_| Ok(())).await.expect("appended");
+        let before = stage.names_at(0, "log/").await;
+        let committed = one.commit(0, [7; 32], object, false, &[], &[], &reliance).await;
+        if what == "nothing" {
+            committed.expect("nothing it stands on is gone");
+            continue;
+        }
+        assert!(matches!(committed, Err(WriteFault::LostCover(_))), "{what}: {committed:?}");
+        assert_eq!(stage.names_at(0, "log/").await, before, "{what}");
+    }
+}
