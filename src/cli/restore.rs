@@ -48,9 +48,6 @@ pub struct RestoreArguments {
     /// Do not make devices nor set special permission bits
     #[arg(long)]
     pub no_special: bool,
-    /// Compare files that are there by their contents, even when size and time agree
-    #[arg(long)]
-    pub verify_existing: bool,
     /// Say what would be done; write nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -79,7 +76,6 @@ pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outco
         no_xattrs: arguments.no_xattrs,
         no_special: arguments.no_special,
         memory: settings.memory,
-        verify_existing: arguments.verify_existing,
     };
     let progress = Progress::default();
     let result = {

@@ -21,7 +21,7 @@ use crate::repository::heads::Head;
 use crate::repository::keyring::Keyring;
 use crate::repository::layout::{self, Class};
 use crate::repository::state::State;
-use crate::store::error::StoreErrorKind;
+use crate::store::error::{StoreError, StoreErrorKind};
 
 /// How many lost races in a row are taken before giving up with [`Fault::Contention`].
 const RACES_MAX: u32 = 200;
@@ -90,10 +90,24 @@ impl Log {
         self.state = State { epoch, ..State::default() };
         self.hashes.clear();
         self.damaged = None;
+        (self.checkpointed, self.runs) = (0, crate::repository::checkpoints::Runs::default());
         self.load_checkpoint().await?;
         self.hashes.insert(self.state.slot, self.state.hash);
         // Two at least: a slot that was taken away is seen by the one behind it.
         self.read_on(2).await
+    }
+
+    /// Whether a head seen elsewhere is further than this log was read.
+    pub fn is_before(&self, seen: &Head) -> bool {
+        (seen.epoch, seen.slot) > (self.state.epoch, self.state.slot)
+    }
+
+    /// Reads what came since, a newer epoch included.
+    pub async fn catch_up(&mut self) -> Result<(), RepositoryError> {
+        match self.replica.store.stat(&layout::slot(self.state.epoch + 1, 1)).await? {
+            Some(_) => self.reload().await,
+            None => self.refresh().await,
+        }
     }
 
     /// Reads what was appended since.
@@ -283,7 +297,9 @@ impl Log {
     ) -> Result<(), RepositoryError> {
         for race in 0..RACES_MAX {
             if self.replica.store.stat(&layout::slot(self.state.epoch + 1, 1)).await?.is_some() {
-                self.reload().await?;
+                // What a record stands on was looked up in the old epoch, and may not be part of the new one.
+                let why = "its log was repaired meanwhile and goes on in a new epoch: run the command again";
+                return Err(RepositoryError::new(Fault::Failed, format!("store {}: {why}", self.replica.name)));
             }
             if let Some(damage) = &self.damaged {
                 return Err(RepositoryError::new(
@@ -355,12 +371,17 @@ impl Log {
     /// Creates a slot: `true` if it holds these bytes now, `false` if it holds others. Every unclear answer is resolved by
     /// reading the slot: my bytes, it is mine; others, lost; absent, the same bytes are sent again.
     async fn create(&self, name: &crate::store::name::ObjectName, stored: &Bytes) -> Result<bool, RepositoryError> {
-        let mut last = None;
+        let mut last: Option<StoreError> = None;
         for _ in 0..SENDS_MAX {
             match self.replica.store.put(name, stored.clone()).await {
                 Ok(()) => return Ok(true),
                 Err(e) if e.kind == StoreErrorKind::AlreadyExists || e.is_transient() => last = Some(e),
-                Err(e) => return Err(e.into()),
+                Err(e) if last.is_none() => return Err(e.into()),
+                // An earlier sending may still arrive: this refusal does not undo it.
+                Err(e) => {
+                    last = Some(e);
+                    break;
+                }
             }
             match self.replica.store.get(name, None).await {
                 Ok(bytes) => return Ok(bytes == *stored),
@@ -373,7 +394,7 @@ impl Log {
             self.replica.name
         );
         Err(match last {
-            Some(e) => RepositoryError::caused(Fault::Failed, message, e),
+            Some(e) => RepositoryError::caused(RepositoryError::from_kind(e.kind), message, e),
             None => RepositoryError::new(Fault::Failed, message),
         })
     }

@@ -69,6 +69,9 @@ pub struct Repository {
     frames: reader::FrameCache,
     only: OnceLock<usize>,
     unanswered: Mutex<BTreeMap<usize, u32>>,
+    busy: frames::Busy,
+    /// Replicas whose stores were not seen to refuse to overwrite.
+    unproven: Mutex<Mask>,
 }
 
 /// Something a read met at a replica.
@@ -142,6 +145,24 @@ impl Repository {
     /// Takes a replica out of writing for the rest of this process.
     pub fn set_fault(&self, index: usize, fault: Fault, why: String) {
         self.faults.lock().expect("no panic while faults are locked").entry(index).or_insert((fault, why));
+    }
+
+    /// Before a record is written through a repository that was opened to read: sees that the store does not overwrite. A
+    /// record put over another's would fork the log.
+    async fn prove_refusal(&self, index: usize) -> Result<(), RepositoryError> {
+        if !self.unproven.lock().expect("no panic while proofs are noted").has(index) {
+            return Ok(());
+        }
+        let (replica, name) = (&self.set.replicas[index], layout::descriptor());
+        let own = replica.store.get(&name, None).await?;
+        if !open::refuses(replica, &name, &own).await? {
+            let (fault, why) = open::careless(replica, &name);
+            self.set_fault(index, fault, why.clone());
+            return Err(RepositoryError::new(fault, why));
+        }
+        let mut unproven = self.unproven.lock().expect("no panic while proofs are noted");
+        *unproven = unproven.without(Mask::one(index));
+        Ok(())
     }
 
     /// The log of a readable replica.

@@ -15,6 +15,7 @@ use crate::replica::patience::while_it_answers;
 use crate::replica::{Mask, Member, Replica, ReplicaSet, ReplicaSettings};
 use crate::repository::chunk_index::ChunkIndex;
 use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::frames::Busy;
 use crate::repository::heads::{self, Head};
 use crate::repository::keyring::{self, Unlock};
 use crate::repository::layout;
@@ -138,7 +139,7 @@ impl Repository {
                 }
             }
         }
-        let Some((_, descriptor, stored)) = found.first().cloned() else {
+        let Some((_, descriptor, _)) = found.first().cloned() else {
             return Err(nothing_found(&set, &faults));
         };
         if let Some((other, _, _)) = found.iter().find(|(_, d, _)| d.repository_id != descriptor.repository_id) {
@@ -179,12 +180,12 @@ impl Repository {
             let stories: Vec<_> = faults.values().map(|(_, why)| why.clone()).collect();
             return Err(RepositoryError::new(worst_fault, format!("no replica's log can be read: {}", stories.join("; "))));
         }
-        audit(&set, &logs, &seen, &mut faults).await?;
+        audit(env, &set, &mut logs, &seen, &mut faults).await?;
         if logs.iter().flatten().any(|log| log.state.revoked.contains(&keyring.slot)) {
             return Err(RepositoryError::new(Fault::WrongKey, "this key was withdrawn from the repository"));
         }
         if access == Access::Write {
-            probe(env, &set, &logs, &stored, &mut faults).await;
+            probe(env, &set, &logs, &found, &mut faults).await;
         }
         let chunker = descriptor
             .chunker_spec()
@@ -211,6 +212,8 @@ impl Repository {
             frames: FrameCache::default(),
             only: OnceLock::new(),
             unanswered: Mutex::default(),
+            busy: Busy::default(),
+            unproven: Mutex::new(if access == Access::Write { Mask::default() } else { mask }),
         })
     }
 }
@@ -244,32 +247,45 @@ fn nothing_found(set: &ReplicaSet, faults: &BTreeMap<usize, (Fault, String)>) ->
 
 /// Damage, rollback, forks and doubles: what takes a replica out of writing although its log can be read.
 async fn audit(
+    env: &Env,
     set: &ReplicaSet,
-    logs: &[Option<Log>],
+    logs: &mut [Option<Log>],
     seen: &BTreeMap<Hash, Head>,
     faults: &mut BTreeMap<usize, (Fault, String)>,
 ) -> Result<(), RepositoryError> {
     let mut by_id: BTreeMap<Hash, usize> = BTreeMap::new();
-    for (index, log) in logs.iter().enumerate() {
-        let Some(log) = log else { continue };
+    for index in 0..logs.len() {
         let name = &set.replicas[index].name;
+        let Some(id) = logs[index].as_ref().map(|log| log.state.replica_id) else { continue };
+        let mut heads: Vec<Head> = Vec::new();
+        if let Some(id) = id {
+            if let Some(other) = by_id.insert(id, index) {
+                return Err(RepositoryError::new(
+                    Fault::Usage,
+                    format!("stores {} and {name} are one and the same replica: configure it once", set.replicas[other].name),
+                ));
+            }
+            let others = logs.iter().flatten().filter_map(|other| other.state.heads.get(&id));
+            heads = others.chain(seen.get(&id)).copied().collect();
+            heads.dedup();
+        }
+        let Some(log) = &mut logs[index] else { continue };
+        if heads.iter().any(|head| log.is_before(head)) {
+            // Others may have seen a record that was written after this log was read: it is read on before anything is said.
+            let patience = set.settings.stall;
+            let caught_up = while_it_answers(env, &set.replicas[index], patience, "reading its log", log.catch_up()).await;
+            if let Err(e) = caught_up.map_err(RepositoryError::from).and_then(|done| done) {
+                faults.insert(index, (e.fault, story(&e)));
+                continue;
+            }
+        }
         if let Some(damage) = &log.damaged {
             faults.insert(index, (damage.fault, damage.why.clone()));
         }
-        let Some(id) = log.state.replica_id else {
+        if id.is_none() {
             let why = format!("store {name}: its log has not begun: run init");
             faults.entry(index).or_insert((Fault::NoRepository, why));
-            continue;
-        };
-        if let Some(other) = by_id.insert(id, index) {
-            return Err(RepositoryError::new(
-                Fault::Usage,
-                format!("stores {} and {name} are one and the same replica: configure it once", set.replicas[other].name),
-            ));
         }
-        let others = logs.iter().flatten().filter_map(|other| other.state.heads.get(&id));
-        let mut heads: Vec<Head> = others.chain(seen.get(&id)).copied().collect();
-        heads.dedup();
         for head in heads {
             match log.agrees_with(&head).await {
                 Ok(true) => {}
@@ -306,24 +322,36 @@ pub(super) async fn refuses(replica: &Replica, name: &ObjectName, stored: &Bytes
     Ok(false)
 }
 
+/// What is said of a store that does not.
+pub(super) fn careless(replica: &Replica, name: &ObjectName) -> (Fault, String) {
+    let why = format!(
+        "store {}: created {name} although it exists: the store ignores create-if-absent and cannot be shared safely",
+        replica.name
+    );
+    (Fault::Unsupported, why)
+}
+
 /// Whether each store refuses to create what exists. The descriptor's own bytes are sent: a store that ignores the
 /// condition overwrites them with themselves.
-async fn probe(env: &Env, set: &ReplicaSet, logs: &[Option<Log>], stored: &Bytes, faults: &mut BTreeMap<usize, (Fault, String)>) {
+async fn probe(
+    env: &Env,
+    set: &ReplicaSet,
+    logs: &[Option<Log>],
+    found: &[(usize, Descriptor, Bytes)],
+    faults: &mut BTreeMap<usize, (Fault, String)>,
+) {
     let name = layout::descriptor();
-    let usable = |r: &&Replica| logs[r.index].is_some() && !faults.contains_key(&r.index);
-    let replicas: Vec<_> = set.replicas.iter().filter(usable).collect();
+    let usable = |index: usize| logs[index].is_some() && !faults.contains_key(&index);
+    let asked = found.iter().filter(|(index, ..)| usable(*index));
+    let replicas: Vec<(&Replica, &Bytes)> = asked.map(|(index, _, own)| (&set.replicas[*index], own)).collect();
     let patience = set.settings.stall;
     let answers =
-        join_all(replicas.iter().map(|r| while_it_answers(env, r, patience, "opening", refuses(r, &name, stored)))).await;
-    for (replica, answer) in replicas.into_iter().zip(answers) {
+        join_all(replicas.iter().map(|(r, own)| while_it_answers(env, r, patience, "opening", refuses(r, &name, own)))).await;
+    for ((replica, _), answer) in replicas.into_iter().zip(answers) {
         match answer.and_then(|refused| refused) {
             Ok(true) => {}
             Ok(false) => {
-                let why = format!(
-                    "store {}: created {name} although it exists: the store ignores create-if-absent and cannot be shared safely",
-                    replica.name
-                );
-                faults.insert(replica.index, (Fault::Unsupported, why));
+                faults.insert(replica.index, careless(replica, &name));
             }
             Err(e) => {
                 let e = RepositoryError::from(e);

@@ -63,8 +63,6 @@ pub struct RestoreSettings {
     pub no_special: bool,
     /// Bytes in flight; 0: 128 MiB.
     pub memory: u64,
-    /// Compare contents of files that exist by reading them even when size and time agree. It is always so now.
-    pub verify_existing: bool,
 }
 
 /// What a restore did.

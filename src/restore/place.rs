@@ -152,6 +152,11 @@ impl Placer {
             Ok(Some(Outcome::Withheld)) => item.set(Fate::Settled),
             Ok(Some(outcome)) => item.set(Fate::Standing(outcome)),
             Ok(None) => {}
+            // Who may make no devices gets all the rest: nothing of their content is lost.
+            Err(e) if e.is_denied() && matches!(item.entry.kind(), EntryKind::CharDevice | EntryKind::BlockDevice) => {
+                self.tally.warned(&item.path, told(&e));
+                item.set(Fate::Settled);
+            }
             Err(e) => {
                 item.refuse(&self.tally, &e);
                 self.mark_broken(item);

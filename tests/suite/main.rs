@@ -21,6 +21,7 @@ mod probe;
 mod processes;
 mod real_trees;
 mod replica_faults;
+mod restore_faults;
 mod restore_target;
 mod round_trip;
 mod seal_props;

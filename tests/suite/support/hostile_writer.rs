@@ -77,7 +77,7 @@ pub async fn send(repository: &Repository, kind: PackKind, chunks: &[(ChunkId, B
     let finished = builder.finish(&repository.keyring.keys.index, &repository.id(), env.random());
     for index in at.indices() {
         let store = &repository.set.replicas[index].store;
-        store.put(&layout::hashed(class, &finished.hash), finished.bytes.clone()).await.expect("stored");
+        store.put(&layout::hashed(class, &finished.hash), finished.bytes.clone().into()).await.expect("stored");
     }
     finished.entry
 }
