@@ -43,11 +43,8 @@ const IMPURE: [&str; 11] = [
 ];
 
 /// Crates whose types must not spread: each is named in one file.
-const ONE_FILE_EACH: [&str; 14] = [
+const ONE_FILE_EACH: [&str; 11] = [
     "google_cloud_storage",
-    "azure_storage_blob",
-    "azure_storage_blobs",
-    "azure_identity",
     "object_store",
     "opendal",
     "zstd",
@@ -61,7 +58,7 @@ const ONE_FILE_EACH: [&str; 14] = [
 ];
 
 /// Crates of one provider: named in its files only.
-const ONE_PROVIDER_EACH: [(&str, &str); 8] = [
+const ONE_PROVIDER_EACH: [(&str, &str); 15] = [
     ("aws_sdk_s3", "store/s3/"),
     ("aws_config", "store/s3/"),
     ("aws_credential_types", "store/s3/"),
@@ -70,6 +67,13 @@ const ONE_PROVIDER_EACH: [(&str, &str); 8] = [
     ("aws_smithy_runtime_api", "store/s3/"),
     ("aws_smithy_types", "store/s3/"),
     ("aws_types", "store/s3/"),
+    ("async_trait", "store/azure/"),
+    ("azure_core", "store/azure/"),
+    ("azure_identity", "store/azure/"),
+    ("azure_storage_blob", "store/azure/"),
+    ("azure_storage_blobs", "store/azure/"),
+    ("hmac", "store/azure/"),
+    ("reqwest", "store/azure/"),
 ];
 
 /// Time, chance, work and surroundings come from one place each.

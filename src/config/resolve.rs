@@ -51,7 +51,7 @@ pub fn resolve(overrides: &Overrides, environment: &Environment, current: &Path)
 
     let stores = match overrides.stores.is_empty() {
         true => file.store.iter().map(|s| store::of_section(&place, s, environment)).collect::<Result<Vec<_>, _>>()?,
-        false => overrides.stores.iter().map(|text| store_flag(text, current)).collect::<Result<Vec<_>, _>>()?,
+        false => overrides.stores.iter().map(|text| store_flag(text, current, environment)).collect::<Result<Vec<_>, _>>()?,
     };
     if stores.is_empty() {
         let looked = match &origin {

@@ -89,9 +89,11 @@ fn provider(
         kms_key: text(&section.kms_key),
         ca_file: section.ca_file.as_ref().map(|p| absolute(place.folder, p.get_ref())),
         credentials: match &section.credentials {
-            Some(section) => credentials(place.folder, section.get_ref(), kind, environment)
-                .map_err(|message| place.at(section.span(), message))?,
-            None => Credentials::default(),
+            Some(section) => {
+                let named = credentials(place.folder, section.get_ref(), kind, environment);
+                found(named.map_err(|message| place.at(section.span(), message))?, kind, environment)
+            }
+            None => found(Credentials::default(), kind, environment),
         },
     })
 }
@@ -166,6 +168,32 @@ fn credentials(
     }
 }
 
+/// What the environment says about an Azure account where nothing else is said: its key, a shared access signature, a client
+/// secret, a workload identity, in this order. The other providers' SDKs read theirs by themselves.
+fn found(named: Credentials, place: &url::Place, environment: &Environment) -> Credentials {
+    let (Credentials::Found, url::Place::Azure { account, .. }) = (&named, place) else { return named };
+    let text = |name: &str| {
+        let value = environment.get(name)?.into_string().ok()?;
+        Some(value.trim().to_owned()).filter(|value| !value.is_empty())
+    };
+    let secret = |name: &str| text(name).map(|value| SecretSource::Value(Zeroizing::new(value)));
+    // A key or a signature is one account's: with several accounts the variable says whose it is.
+    let ours = text("AZURE_STORAGE_ACCOUNT").is_none_or(|name| name == *account);
+    let key = secret("AZURE_STORAGE_KEY").filter(|_| ours).map(Credentials::AccountKey);
+    let signature = || secret("AZURE_STORAGE_SAS_TOKEN").filter(|_| ours).map(Credentials::Sas);
+    let (tenant, client) = (text("AZURE_TENANT_ID"), text("AZURE_CLIENT_ID"));
+    let application = || {
+        let secret = secret("AZURE_CLIENT_SECRET")?;
+        Some(Credentials::ClientSecret { tenant_id: tenant.clone()?, client_id: client.clone()?, secret })
+    };
+    let workload = || {
+        let (tenant_id, client_id) = (Some(tenant.clone()?), Some(client.clone()?));
+        let token_file = Some(text("AZURE_FEDERATED_TOKEN_FILE")?.into());
+        Some(Credentials::WorkloadIdentity { tenant_id, client_id, token_file })
+    };
+    key.or_else(signature).or_else(application).or_else(workload).unwrap_or(named)
+}
+
 /// The fields of a section that nothing has asked for yet.
 struct Fields<'a> {
     folder: &'a Path,
@@ -222,7 +250,7 @@ impl Fields<'_> {
     }
 }
 
-pub(super) fn store_flag(text: &str, current: &Path) -> Result<StoreChoice, ConfigError> {
+pub(super) fn store_flag(text: &str, current: &Path, environment: &Environment) -> Result<StoreChoice, ConfigError> {
     let Some((name, url)) = text.split_once('=') else {
         return Err(ConfigError::new(format!("--store {text}: write NAME=URL, such as spare=file:///srv/backup")));
     };
@@ -230,7 +258,9 @@ pub(super) fn store_flag(text: &str, current: &Path) -> Result<StoreChoice, Conf
         return Err(ConfigError::new(format!("--store {text}: {reason}")));
     }
     let url = StoreUrl::parse(url, current).map_err(|e| ConfigError::new(format!("--store {text}: {e}")))?;
-    Ok(StoreChoice { name: name.to_owned(), url, settings: StoreSettings::default() })
+    let mut settings = StoreSettings::default();
+    settings.provider.credentials = found(Credentials::default(), url.place(), environment);
+    Ok(StoreChoice { name: name.to_owned(), url, settings })
 }
 
 /// Two names for one place would count one replica twice; one name for two places would hide one of them.

@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use crate::clock::{Env, Time};
+use crate::store::azure::AzureStore;
 use crate::store::directory::DirectoryStore;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::limit::{LimitSettings, Limited};
@@ -22,9 +23,11 @@ use crate::store::s3::S3Store;
 use crate::store::settings::StoreSettings;
 use crate::store::url::{Place, StoreUrl};
 
+pub mod azure;
 pub mod credentials;
 pub mod directory;
 pub mod error;
+pub mod fault;
 pub mod limit;
 pub mod memory;
 pub mod meter;
@@ -138,7 +141,7 @@ pub async fn open(
         }
         Place::S3(bucket) => Arc::new(S3Store::open(env, label, bucket, settings).await?),
         Place::Gcs(_) => return Err(not_built(label, url)),
-        Place::Azure { .. } => return Err(not_built(label, url)),
+        Place::Azure { account, container } => Arc::new(AzureStore::open(env, label, account, container, settings).await?),
     };
     Ok(wrap(env, provider, settings))
 }

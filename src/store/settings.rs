@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::clock::Env;
 use crate::store::credentials::Credentials;
+
+/// Largest file of certificates that is read, in bytes.
+const PEM_MAX: u64 = 4 << 20;
 
 /// How one store is treated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,4 +61,24 @@ pub struct ProviderSettings {
     pub ca_file: Option<PathBuf>,
     /// Who asks.
     pub credentials: Credentials,
+}
+
+impl ProviderSettings {
+    /// The certificates to trust instead of the system's, as PEM; `None` if there are none of one's own. The error says what
+    /// to mend.
+    pub(crate) async fn certificates(&self, env: &Env) -> Result<Option<Vec<u8>>, String> {
+        let Some(path) = self.ca_file.clone() else { return Ok(None) };
+        let shown = path.display().to_string();
+        let read = move || {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::open(path)?, PEM_MAX), &mut bytes)?;
+            Ok::<_, std::io::Error>(bytes)
+        };
+        let bytes = env.blocking(read).await.map_err(|e| format!("reading ca_file {shown}: {e}"))?;
+        // Without any, no server would be trusted, and the TLS library would say so in words that help nobody.
+        match bytes.windows(27).any(|w| w == b"-----BEGIN CERTIFICATE-----") {
+            true => Ok(Some(bytes)),
+            false => Err(format!("ca_file {shown} holds no certificate in PEM form")),
+        }
+    }
 }

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -27,8 +26,9 @@ use futures::stream::{self, BoxStream, StreamExt};
 use crate::clock::{Env, Time};
 use crate::store::credentials::Credentials;
 use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::fault::{Asked, Fault, Verb, chain};
 use crate::store::name::ObjectName;
-use crate::store::s3::fault::{Answer, Asked, Fault, Verb, chain, classify};
+use crate::store::s3::fault::{Answer, classify, failed};
 use crate::store::settings::StoreSettings;
 use crate::store::url::Bucket;
 use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit};
@@ -41,9 +41,6 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Keys per page of a listing, and per batch of removals: what S3 admits.
 const PAGE: usize = 1000;
-
-/// Largest file of certificates that is read, in bytes.
-const PEM_MAX: u64 = 4 << 20;
 
 /// A store in a bucket.
 pub struct S3Store {
@@ -73,10 +70,7 @@ impl S3Store {
         let provider = &settings.provider;
         let endpoint = bucket.endpoint.as_ref().or(provider.endpoint.as_ref());
         let region = bucket.region.as_deref().or(provider.region.as_deref());
-        let pem = match &provider.ca_file {
-            Some(path) => Some(certificates(env, path).await.map_err(refuse)?),
-            None => None,
-        };
+        let pem = provider.certificates(env).await.map_err(refuse)?;
         let found = credentials::surroundings(env, provider, region, endpoint.is_some(), pem.as_deref()).await.map_err(refuse)?;
         let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_MAX).build();
         // A body that does not move is given up by the SDK; how long an attempt may take as a whole is for `retry`.
@@ -114,13 +108,6 @@ impl S3Store {
     }
 
     fn error(&self, verb: Verb, name: &dyn fmt::Display, fault: Fault) -> StoreError {
-        let verb = match verb {
-            Verb::Put => "put",
-            Verb::Get => "get",
-            Verb::Stat => "stat",
-            Verb::List => "list",
-            Verb::Delete => "delete",
-        };
         StoreError::new(fault.kind, &self.label, format!("{verb} {name}")).because(fault.cause)
     }
 
@@ -134,7 +121,7 @@ impl S3Store {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        Fault::of(error, self.asked(verb, key), self.env.now())
+        failed(error, self.asked(verb, key), self.env.now())
     }
 
     fn seen(&self) {
@@ -426,19 +413,4 @@ fn content_range(text: &str) -> Option<(u64, u64, u64)> {
 /// In whole seconds: a HEAD says no more, and one object must look alike wherever it is seen.
 fn time(at: Option<&DateTime>) -> Time {
     Time(at.map_or(0, |at| at.secs().saturating_mul(1_000_000_000)))
-}
-
-async fn certificates(env: &Env, path: &Path) -> Result<Vec<u8>, String> {
-    let (path, shown) = (path.to_owned(), path.display().to_string());
-    let read = move || {
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::open(path)?, PEM_MAX), &mut bytes)?;
-        Ok::<_, std::io::Error>(bytes)
-    };
-    let bytes = env.blocking(read).await.map_err(|e| format!("reading ca_file {shown}: {e}"))?;
-    // Without any, no server would be trusted, and the TLS library would say so in words that help nobody.
-    match bytes.windows(27).any(|w| w == b"-----BEGIN CERTIFICATE-----") {
-        true => Ok(bytes),
-        false => Err(format!("ca_file {shown} holds no certificate in PEM form")),
-    }
 }
