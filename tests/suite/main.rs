@@ -26,6 +26,7 @@ mod restore_target;
 mod round_trip;
 mod seal_props;
 mod source_tree;
+mod store_azure;
 mod store_contract;
 mod store_directory;
 mod store_s3;

@@ -14,6 +14,9 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::{StreamExt, TryStreamExt};
 use holdfast::clock::{Env, Time};
+use holdfast::config::resolve::resolve;
+use holdfast::config::{Environment, Overrides};
+use holdfast::store::azure::AzureStore;
 use holdfast::store::directory::DirectoryStore;
 use holdfast::store::error::StoreErrorKind;
 use holdfast::store::limit::{LimitSettings, Limited};
@@ -26,6 +29,7 @@ use holdfast::store::settings::StoreSettings;
 use holdfast::store::url::{Place as UrlPlace, StoreUrl};
 use holdfast::store::{OBJECT_MAX, ObjectInfo, Store, open, wrap};
 
+use crate::support::azure_server::AzureServer;
 use crate::support::name;
 use crate::support::s3_server::S3Server;
 
@@ -114,17 +118,36 @@ fn s3(env: &Env, _: &Path) -> Open {
     })
 }
 
+fn azure(env: &Env, _: &Path) -> Open {
+    let server = Arc::new(AzureServer::start());
+    let env = env.clone();
+    Box::new(move || {
+        let (env, server) = (env.clone(), server.clone());
+        async move {
+            let url = server.url("some/prefix");
+            let UrlPlace::Azure { account, container } = url.place() else { panic!("{url}") };
+            let store = AzureStore::open(&env, "azure", account, container, &server.settings()).await;
+            Arc::new(store.unwrap_or_else(|e| panic!("{e}: {:?}", e.source))) as Arc<dyn Store>
+        }
+        .boxed()
+    })
+}
+
 /// The store that a variable names, each time under another prefix, with credentials as found in the environment.
 fn named_by(variable: &'static str) -> impl Fn(&Env, &Path) -> Open {
     move |env, folder| {
         let text = std::env::var(variable).unwrap();
         let (path, query) = text.split_once('?').map_or((text.as_str(), ""), |(path, query)| (path, query));
         let fresh = hex::encode(env.random::<8>());
-        let url = StoreUrl::parse(&format!("{}/contract-{fresh}?{query}", path.trim_end_matches('/')), folder).unwrap();
+        let text = format!("elsewhere={}/contract-{fresh}?{query}", path.trim_end_matches('/'));
+        // As a run would find it: some credentials are found by the configuration.
+        let overrides = Overrides { stores: vec![text], ..Overrides::default() };
+        let ours = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AZURE_"));
+        let choice = resolve(&overrides, &Environment::of(ours), folder.parent().unwrap()).unwrap().stores.remove(0);
         let env = env.clone();
         Box::new(move || {
-            let (env, url) = (env.clone(), url.clone());
-            async move { open(&env, "elsewhere", &url, &StoreSettings::default(), false).await.unwrap().store }.boxed()
+            let (env, choice) = (env.clone(), choice.clone());
+            async move { open(&env, "elsewhere", &choice.url, &choice.settings, false).await.unwrap().store }.boxed()
         })
     }
 }
@@ -164,8 +187,8 @@ macro_rules! cases {
     ($world:expr, $races:expr, $subject:expr, $($case:ident)*) => {$(
         #[test]
         fn $case() {
-            use super::{all_of_them, directory, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped};
-            let _ = (all_of_them, directory, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped);
+            use super::{all_of_them, azure, directory, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped};
+            let _ = (all_of_them, azure, directory, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped);
             super::run($world, $races, $subject, super::$case);
         }
     )*};
@@ -203,6 +226,9 @@ contract! {
     in_directory_limit: super::World::Real, 20, wrapped(limit, directory);
     in_directory_meter: super::World::Real, 20, wrapped(meter, directory);
     in_directory_by_url: super::World::Real, 20, opened_by_url;
+    in_azure: super::World::Real, 200, azure;
+    in_azure_wrapped: super::World::Real, 20, wrapped(all_of_them, azure);
+    in_azure_elsewhere: super::World::Elsewhere("HOLDFAST_TEST_AZURE_URL"), 3, named_by("HOLDFAST_TEST_AZURE_URL");
     in_s3: super::World::Real, 200, s3;
     in_s3_wrapped: super::World::Real, 20, wrapped(all_of_them, s3);
     in_s3_elsewhere: super::World::Elsewhere("HOLDFAST_TEST_S3_URL"), 3, named_by("HOLDFAST_TEST_S3_URL");

@@ -3,7 +3,12 @@
 
 use holdfast::store::name::ObjectName;
 
+pub mod authority;
 pub mod aws_tokens;
+pub mod azure_container;
+pub mod azure_login;
+pub mod azure_server;
+pub mod door;
 pub mod faulty_store;
 pub mod generated;
 pub mod hostile_writer;
