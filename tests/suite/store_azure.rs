@@ -231,7 +231,7 @@ async fn refusals_have_their_class_at_one_attempt() {
         ("DeleteBlob", case(refusal(412, "LeaseIdMissing"), Denied, &["lease"])),
         ("DeleteBlob", case(refusal(409, "SnapshotsPresent"), Invalid, &["snapshots"])),
         ("GetBlob", case(refusal(404, "BlobNotFound"), NotFound, &[])),
-        ("GetBlob", case(refusal(416, "InvalidRange"), Invalid, &[])),
+        ("GetBlob", case(refusal(416, "InvalidRange"), Invalid, &["InvalidRange (HTTP 416)"])),
         ("GetBlob", case(refusal(409, "BlobArchived"), Invalid, &["archived"])),
         ("GetBlob", case(Fault::new(Act::CutBody(100)), Unavailable, &["of 1000 bytes"])),
         ("GetBlob", case(Fault::new(Act::CutBody(0)), Unavailable, &["after 0 of 1000 bytes"])),

@@ -184,8 +184,9 @@ fn all_of_them(env: &Env, inner: Arc<dyn Store>) -> Arc<dyn Store> {
 }
 
 macro_rules! cases {
-    ($world:expr, $races:expr, $subject:expr, $($case:ident)*) => {$(
+    ($note:tt $world:expr, $races:expr, $subject:expr, $($case:ident)*) => {$(
         #[test]
+        #$note
         fn $case() {
             use super::{all_of_them, azure, directory, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped};
             let _ = (all_of_them, azure, directory, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped);
@@ -195,9 +196,12 @@ macro_rules! cases {
 }
 
 macro_rules! contract {
-    ($($name:ident: $world:expr, $races:expr, $subject:expr;)*) => {$(
+    ($($name:ident: $world:expr, $races:expr, $subject:expr;)*) => {
+        contract! { [cfg(test)] $($name: $world, $races, $subject;)* }
+    };
+    ($note:tt $($name:ident: $world:expr, $races:expr, $subject:expr;)*) => {$(
         mod $name {
-            cases!($world, $races, $subject,
+            cases!($note $world, $races, $subject,
                 put_creates_and_get_returns
                 put_never_overwrites
                 of_many_puts_one_succeeds
@@ -228,9 +232,14 @@ contract! {
     in_directory_by_url: super::World::Real, 20, opened_by_url;
     in_azure: super::World::Real, 200, azure;
     in_azure_wrapped: super::World::Real, 20, wrapped(all_of_them, azure);
-    in_azure_elsewhere: super::World::Elsewhere("HOLDFAST_TEST_AZURE_URL"), 3, named_by("HOLDFAST_TEST_AZURE_URL");
     in_s3: super::World::Real, 200, s3;
     in_s3_wrapped: super::World::Real, 20, wrapped(all_of_them, s3);
+}
+
+// What needs a server that somebody else runs is no part of a plain run, and must not look like one: `tests/run` asks for it.
+contract! {
+    [ignore = "needs the server that a variable names, see tests/README.md"]
+    in_azure_elsewhere: super::World::Elsewhere("HOLDFAST_TEST_AZURE_URL"), 3, named_by("HOLDFAST_TEST_AZURE_URL");
     in_s3_elsewhere: super::World::Elsewhere("HOLDFAST_TEST_S3_URL"), 3, named_by("HOLDFAST_TEST_S3_URL");
 }
 

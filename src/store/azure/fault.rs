@@ -46,8 +46,11 @@ impl Answer {
     fn read(status: u16, raw: &RawResponse) -> Answer {
         let header = |name: &'static str| raw.headers().get_optional_str(&name.into()).map(str::to_owned);
         let said = Answer::said(status, raw.body());
+        let code = header("x-ms-error-code").or(said.code);
         Answer {
-            code: header("x-ms-error-code").or(said.code),
+            // See `OneRequest`.
+            status: if code.as_deref() == Some("InvalidRange") { 416 } else { status },
+            code,
             request_id: header("x-ms-request-id"),
             retry_after: header("retry-after"),
             date: header("date"),

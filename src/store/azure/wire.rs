@@ -8,7 +8,7 @@ use std::time::Duration;
 use azure_core::error::{Error, ErrorKind};
 use azure_core::http::headers::Headers;
 use azure_core::http::policies::{Policy, PolicyResult};
-use azure_core::http::{AsyncRawResponse, Context, HttpClient, Method, Request, Url};
+use azure_core::http::{AsyncRawResponse, Context, HttpClient, Method, Request, StatusCode, Url};
 use azure_core::time::{OffsetDateTime, to_rfc7231};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -62,6 +62,8 @@ impl Policy for OneRequest {
         if let Some(range) = headers.remove("content-range") {
             headers.insert(RANGE, range);
         }
+        // A refused range would be asked for again without one. The code in the answer still says what it was.
+        let status = if status == StatusCode::RequestedRangeNotSatisfiable { StatusCode::BadRequest } else { status };
         Ok(AsyncRawResponse::new(status, headers, Box::pin(body)))
     }
 }
