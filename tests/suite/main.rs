@@ -27,6 +27,7 @@ mod round_trip;
 mod seal_props;
 mod source_tree;
 mod store_azure;
+mod store_azure_login;
 mod store_contract;
 mod store_directory;
 mod store_s3;

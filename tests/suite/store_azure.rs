@@ -136,7 +136,11 @@ async fn strangers_in_the_container_are_not_ours() {
     let listed: Vec<_> = store.list("").map(|i| i.unwrap().name.to_string()).collect().await;
     assert_eq!(listed, ["descriptor"]);
     // A blob that is too large for any of ours is not taken into memory.
-    server.container(|c| c.put("repo/data/huge", Blob::new(vec![0; OBJECT_MAX + 1].into(), std::time::SystemTime::now()), true).map(drop)).unwrap();
+    server
+        .container(|c| {
+            c.put("repo/data/huge", Blob::new(vec![0; OBJECT_MAX + 1].into(), std::time::SystemTime::now()), true).map(drop)
+        })
+        .unwrap();
     assert_eq!(store.get(&name("data/huge"), None).await.unwrap_err().kind, StoreErrorKind::Corrupt);
     // Folders that are objects: an account that we cannot use.
     server.container(|c| c.lying("repo/UPPER").folder = true);
@@ -222,7 +226,10 @@ async fn refusals_have_their_class_at_one_attempt() {
         ("PutBlob", case(refusal(400, "Md5Mismatch"), Corrupt, &[])),
         ("PutBlob", case(refusal(201, ""), Unavailable, &["no ETag"])),
         ("PutBlob", case(refusal(200, "InternalError"), Unavailable, &["HTTP 200"])),
-        ("PutBlob", case(refusal(201, "").header("etag", "x").header("x-ms-content-crc64", "AAAAAAAAAAA="), Corrupt, &["CRC-64"])),
+        (
+            "PutBlob",
+            case(refusal(201, "").header("etag", "x").header("x-ms-content-crc64", "AAAAAAAAAAA="), Corrupt, &["CRC-64"]),
+        ),
         ("PutBlob", case(mismatch(), Denied, &["blobs/write on az://testaccount/container/repo/data/new", "`c`"])),
         ("GetBlob", case(mismatch(), Denied, &["blobs/read on az://testaccount/container/repo/data/there", "`r`"])),
         ("ListBlobs", case(mismatch(), Denied, &["blobs/read on az://testaccount/container ", "`l`"])),
@@ -236,7 +243,10 @@ async fn refusals_have_their_class_at_one_attempt() {
         ("GetBlob", case(Fault::new(Act::CutBody(100)), Unavailable, &["of 1000 bytes"])),
         ("GetBlob", case(Fault::new(Act::CutBody(0)), Unavailable, &["after 0 of 1000 bytes"])),
         ("GetBlob", case(Fault::new(Act::FlipBit(777)), Corrupt, &["CRC-64"])),
-        ("ListBlobs", case(listed("<Error><Code>InternalError</Code><Message>x</Message></Error>"), Unavailable, &["InternalError"])),
+        (
+            "ListBlobs",
+            case(listed("<Error><Code>InternalError</Code><Message>x</Message></Error>"), Unavailable, &["InternalError"]),
+        ),
         ("ListBlobs", case(listed("<Error><Code>ServerBusy</Code></Error>"), Throttled(None), &[])),
         ("ListBlobs", case(listed("<html><p>welcome</p></html>"), Unavailable, &[])),
         ("ListBlobs", case(listed(PAGE), Corrupt, &["makes no sense"])),
@@ -363,10 +373,10 @@ async fn held_and_leased_objects_stay_and_are_named() {
     });
     let mut left: Vec<_> = store.delete(&names).await.into_iter().map(|(n, e)| (n.to_string(), e.kind, told(&e))).collect();
     left.sort_by(|a, b| a.0.cmp(&b.0));
-    assert_eq!(left.iter().map(|l| (l.0.as_str(), l.1)).collect::<Vec<_>>(), [
-        ("data/1", StoreErrorKind::Denied),
-        ("data/2", StoreErrorKind::Denied)
-    ]);
+    assert_eq!(
+        left.iter().map(|l| (l.0.as_str(), l.1)).collect::<Vec<_>>(),
+        [("data/1", StoreErrorKind::Denied), ("data/2", StoreErrorKind::Denied)]
+    );
     assert!(left[0].2.contains("legal hold") && left[1].2.contains("lease"), "{left:?}");
     assert_eq!(store.put(&names[1], body(10)).await.unwrap_err().kind, StoreErrorKind::AlreadyExists);
     let listed: Vec<_> = store.list("").map(|i| i.unwrap().name.to_string()).collect().await;

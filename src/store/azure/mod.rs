@@ -193,7 +193,10 @@ impl AzureStore {
         let fail = |kind, cause: String| Err(self.error(Verb::Put, name, Fault::new(kind, cause)));
         if answer.etag.is_none() {
             // No server that stored something answers like that: an error in the guise of a success, or a stranger between.
-            return fail(StoreErrorKind::Unavailable, "the answer names no ETag: whether the object was stored is unknown".into());
+            return fail(
+                StoreErrorKind::Unavailable,
+                "the answer names no ETag: whether the object was stored is unknown".into(),
+            );
         }
         match answer.content_crc64.map(|came| BASE64.encode(came)) {
             Some(stored) if stored != sum => {

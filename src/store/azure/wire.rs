@@ -88,7 +88,8 @@ impl Policy for SharedKey {
         request.insert_header("x-ms-date", to_rfc7231(&now));
         let length = request.body().len().unwrap_or(0);
         let text = signed_text(&request.method().to_string(), request.url(), request.headers(), length, &self.account);
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).map_err(|e| Error::with_message(ErrorKind::Other, e.to_string()))?;
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&self.key).map_err(|e| Error::with_message(ErrorKind::Other, e.to_string()))?;
         mac.update(text.as_bytes());
         let signature = BASE64.encode(mac.finalize().into_bytes());
         request.insert_header("authorization", format!("SharedKey {}:{signature}", self.account));

@@ -285,7 +285,8 @@ fn get(container: &Container, name: &str, headers: &HeaderMap, head: bool) -> Re
     let part = match range.filter(|_| !head) {
         None => None,
         Some(range) => {
-            let bounds = range.strip_prefix("bytes=").and_then(|r| r.split_once('-')).ok_or(Refusal(400, "InvalidHeaderValue"))?;
+            let bounds =
+                range.strip_prefix("bytes=").and_then(|r| r.split_once('-')).ok_or(Refusal(400, "InvalidHeaderValue"))?;
             let first: usize = bounds.0.parse().map_err(|_| Refusal(400, "InvalidHeaderValue"))?;
             let last: usize = match bounds.1 {
                 "" => size.saturating_sub(1),

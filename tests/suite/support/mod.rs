@@ -8,6 +8,7 @@ pub mod aws_tokens;
 pub mod azure_container;
 pub mod azure_login;
 pub mod azure_server;
+pub mod azure_tokens;
 pub mod door;
 pub mod faulty_store;
 pub mod generated;
