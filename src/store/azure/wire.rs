@@ -87,7 +87,7 @@ impl Policy for SharedKey {
         let now = OffsetDateTime::from_unix_timestamp(self.env.now().seconds()).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         request.insert_header("x-ms-date", to_rfc7231(&now));
         let length = request.body().len().unwrap_or(0);
-        let text = signed_text(&request.method().to_string(), request.url(), request.headers(), length, &self.account);
+        let text = signed_text(request.method().as_ref(), request.url(), request.headers(), length, &self.account);
         let mut mac =
             Hmac::<Sha256>::new_from_slice(&self.key).map_err(|e| Error::with_message(ErrorKind::Other, e.to_string()))?;
         mac.update(text.as_bytes());
