@@ -13,7 +13,7 @@ use crate::cli::select::{Filter, Wanted};
 use crate::cli::terminal::Watch;
 use crate::progress::Progress;
 use crate::repository::error::Fault;
-use crate::restore::{self, RestoreSettings};
+use crate::restore::{self, RestoreReport, RestoreSettings};
 
 /// Arguments.
 #[derive(Args)]
@@ -57,6 +57,7 @@ pub struct RestoreArguments {
 pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outcome, Failure> {
     let wanted = Wanted::parse(&arguments.snapshot)?;
     let (settings, repository) = context.open_to_read().await?;
+    context.warn_of_absent(&repository);
     if let Some(from) = &arguments.from
         && !settings.stores.iter().any(|store| store.name == *from)
     {
@@ -119,6 +120,11 @@ pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outco
             output.line(format_args!("  {} of metadata could not be set", count(report.warnings_count, "piece")));
         }
     }
+    Ok(outcome(&report))
+}
+
+/// How a restore that was carried out came out.
+pub fn outcome(report: &RestoreReport) -> Outcome {
     let mut outcome = Outcome::success();
     if report.failed_count > 0 {
         outcome.join(Outcome::failure(Fault::Integrity, None));
@@ -126,5 +132,5 @@ pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outco
     if report.warnings_count > 0 {
         outcome.incomplete();
     }
-    Ok(outcome)
+    outcome
 }

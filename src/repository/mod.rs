@@ -23,6 +23,7 @@ pub mod reader;
 pub mod snapshots;
 pub mod state;
 pub mod status;
+pub mod unlock;
 pub mod writer;
 
 use std::collections::BTreeMap;
@@ -177,7 +178,11 @@ impl Repository {
         std::mem::take(&mut *self.met.lock().expect("no panic while notes are locked"))
     }
 
+    /// Notes what a read met. From now on nothing in this process relies on a pack that is damaged.
     fn meet(&self, met: Met) {
+        if let Some(pack) = &met.pack {
+            self.index.write().expect("no panic while the index is locked").distrust(met.replica, pack, true);
+        }
         let mut all = self.met.lock().expect("no panic while notes are locked");
         if all.len() < 10_000 {
             all.push(met);

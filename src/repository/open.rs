@@ -5,27 +5,25 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::future::join_all;
 use tokio::sync::OnceCell;
 
 use crate::clock::Env;
+use crate::format::Hash;
 use crate::format::descriptor::Descriptor;
-use crate::format::key_slot::Generation;
-use crate::format::{Hash, object_hash};
 use crate::replica::patience::while_it_answers;
-use crate::replica::read::read_any;
 use crate::replica::{Mask, Member, Replica, ReplicaSet, ReplicaSettings};
 use crate::repository::chunk_index::ChunkIndex;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::frames::Busy;
 use crate::repository::heads::{self, Head};
-use crate::repository::keyring::{self, Keyring, SLOTS_MAX, Unlock};
-use crate::repository::layout::{self, Class};
+use crate::repository::keyring::{self, Unlock};
+use crate::repository::layout;
 use crate::repository::log::Log;
 use crate::repository::reader::FrameCache;
-use crate::repository::{Access, Repository};
-use crate::seal::key::{KdfFloor, Secret};
+use crate::repository::unlock::unlock_descriptor;
+use crate::repository::{Access, Met, Repository};
+use crate::seal::key::KdfFloor;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::name::ObjectName;
 
@@ -66,7 +64,16 @@ pub(super) async fn descriptor_at(replica: &Replica) -> Result<Option<(Bytes, De
     let name = layout::descriptor();
     let stored = match replica.store.get(&name, None).await {
         Ok(stored) => stored,
-        Err(e) if e.kind == StoreErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind == StoreErrorKind::NotFound => {
+            // A log begins after the descriptor was written: where there is one, this is no empty place.
+            if replica.store.stat(&layout::slot(1, 1)).await?.is_none() {
+                return Ok(None);
+            }
+            return Err(RepositoryError::new(
+                Fault::Integrity,
+                format!("store {}: {name} is missing although the log of a repository is there", replica.name),
+            ));
+        }
         Err(e) => return Err(e.into()),
     };
     match Descriptor::decode(&stored) {
@@ -102,83 +109,6 @@ fn fault_of(e: &StoreError) -> Fault {
         StoreErrorKind::Corrupt => Fault::Integrity,
         _ => Fault::Failed,
     }
-}
-
-/// Opens the first slot that `unlock` fits: the named one, else any other in `keys/`.
-pub(super) async fn unlock_descriptor(
-    env: &Env,
-    set: &ReplicaSet,
-    mask: Mask,
-    descriptor: &Descriptor,
-    unlock: &Unlock,
-    lowered: bool,
-    level: i32,
-) -> Result<Keyring, RepositoryError> {
-    let hash = |bytes: &Bytes| Hash::try_from(bytes.as_ref()).unwrap_or_default();
-    let repository_id = hash(&descriptor.repository_id);
-    let named = hash(&descriptor.key_slot);
-    let matches = |want: Hash| {
-        async move |bytes: Bytes| {
-            if object_hash(&bytes) == want { Ok(bytes) } else { Err("its bytes do not match its name".to_owned()) }
-        }
-    };
-    let mut opened: Option<(Secret, Hash)> = None;
-    let (slot, _) = read_any(set, mask, &layout::hashed(Class::Key, &named), None, matches(named)).await;
-    if let Some(slot) = slot
-        && let Some(root) = keyring::try_slot(env, &slot, &repository_id, unlock, floor(lowered)).await?
-    {
-        opened = Some((root, named));
-    }
-    if opened.is_none() {
-        opened = other_slot(env, set, mask, &repository_id, named, unlock, lowered).await?;
-    }
-    let Some((root, slot)) = opened else {
-        return Err(RepositoryError::new(
-            Fault::WrongKey,
-            "wrong passphrase or key file: no key slot of this repository opens with it",
-        ));
-    };
-    let generation = hash(&descriptor.generation);
-    let (stored, met) = read_any(set, mask, &layout::hashed(Class::Key, &generation), None, matches(generation)).await;
-    let Some(stored) = stored else {
-        let why = met.first().map(|(_, fault)| fault.to_string()).unwrap_or_default();
-        return Err(RepositoryError::new(Fault::Integrity, format!("the repository's generation secret cannot be had: {why}")));
-    };
-    keyring::open_with_root(descriptor, root, slot, &stored, level)
-}
-
-async fn other_slot(
-    env: &Env,
-    set: &ReplicaSet,
-    mask: Mask,
-    repository_id: &Hash,
-    named: Hash,
-    unlock: &Unlock,
-    lowered: bool,
-) -> Result<Option<(Secret, Hash)>, RepositoryError> {
-    let mut tried = 0;
-    for replica in set.reading_order(mask) {
-        let mut listing = replica.store.list(layout::prefix(Class::Key));
-        while let Some(Ok(info)) = listing.next().await {
-            let Some((_, hash)) = layout::parse_hashed(&info.name) else { continue };
-            if hash == named || info.size > crate::format::SMALL_MAX as u64 {
-                continue;
-            }
-            let Ok(stored) = replica.store.get(&info.name, None).await else { continue };
-            if Generation::is_one(&stored) || object_hash(&stored) != hash {
-                continue;
-            }
-            tried += 1;
-            if tried > SLOTS_MAX {
-                return Ok(None);
-            }
-            // A damaged or hostile slot must not keep a good one from being tried.
-            if let Ok(Some(root)) = keyring::try_slot(env, &stored, repository_id, unlock, floor(lowered)).await {
-                return Ok(Some((root, hash)));
-            }
-        }
-    }
-    Ok(None)
 }
 
 impl Repository {
@@ -220,7 +150,9 @@ impl Repository {
             ));
         }
         let mask = Mask(found.iter().fold(0, |m, (i, _, _)| m | 1 << i));
-        let keyring = unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, settings.level).await?;
+        let (keyring, met) =
+            unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, settings.level).await?;
+        let met = met.into_iter().map(|(replica, fault)| Met { replica, pack: None, what: fault.to_string() }).collect();
         let keyring = Arc::new(keyring);
         let run_id = env.random();
         let seen = settings.state_dir.as_ref().map(|dir| heads::load(dir, &keyring.repository_id)).unwrap_or_default();
@@ -276,7 +208,7 @@ impl Repository {
             index: Arc::new(RwLock::new(ChunkIndex::new(settings.index_memory))),
             index_loaded: OnceCell::new(),
             gaps: std::sync::atomic::AtomicBool::new(false),
-            met: Mutex::default(),
+            met: Mutex::new(met),
             frames: FrameCache::default(),
             only: OnceLock::new(),
             unanswered: Mutex::default(),
@@ -348,10 +280,11 @@ async fn audit(
             }
         }
         if let Some(damage) = &log.damaged {
-            faults.insert(index, (Fault::Integrity, damage.clone()));
+            faults.insert(index, (damage.fault, damage.why.clone()));
         }
         if id.is_none() {
-            faults.insert(index, (Fault::NoRepository, format!("store {name}: its log has not begun: run init")));
+            let why = format!("store {name}: its log has not begun: run init");
+            faults.entry(index).or_insert((Fault::NoRepository, why));
         }
         for head in heads {
             match log.agrees_with(&head).await {

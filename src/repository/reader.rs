@@ -16,6 +16,7 @@ use crate::format::record::{Action, Distrust, ObjectClass};
 use crate::format::tree::{Child, TreeKind};
 use crate::format::{FormatError, Hash, object_hash};
 use crate::replica::Mask;
+use crate::replica::patience::while_it_answers;
 use crate::replica::read::read_any;
 use crate::repository::chunk_index::ChunkIndex;
 use crate::repository::error::{Fault, RepositoryError};
@@ -200,7 +201,9 @@ impl Repository {
         }
         for (index, packs) in by_replica {
             let (name, count) = (self.set.replicas[index].name.clone(), packs.len());
-            match self.distrust(index, packs).await {
+            let (replica, patience) = (&self.set.replicas[index], self.set.settings.stall);
+            let told = while_it_answers(&self.env, replica, patience, "noting damage", self.distrust(index, packs)).await;
+            match told.map_err(RepositoryError::from).and_then(|new| new) {
                 Ok(0) => {}
                 Ok(new) => notes.push(format!("store {name}: {new} damaged packs are distrusted from now on")),
                 Err(e) => notes.push(format!("store {name}: {count} damaged packs could not be recorded: {e}")),
