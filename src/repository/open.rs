@@ -69,6 +69,12 @@ pub(super) async fn descriptor_at(replica: &Replica) -> Result<Option<(Bytes, De
             if replica.store.stat(&layout::slot(1, 1)).await?.is_none() {
                 return Ok(None);
             }
+            // Both may have come since: only a descriptor that is absent while there is a log was lost.
+            match replica.store.get(&name, None).await {
+                Ok(stored) => return decoded(replica, stored),
+                Err(e) if e.kind == StoreErrorKind::NotFound => {}
+                Err(e) => return Err(e.into()),
+            }
             return Err(RepositoryError::new(
                 Fault::Integrity,
                 format!("store {}: {name} is missing although the log of a repository is there", replica.name),
@@ -76,6 +82,11 @@ pub(super) async fn descriptor_at(replica: &Replica) -> Result<Option<(Bytes, De
         }
         Err(e) => return Err(e.into()),
     };
+    decoded(replica, stored)
+}
+
+fn decoded(replica: &Replica, stored: Bytes) -> Result<Option<(Bytes, Descriptor)>, RepositoryError> {
+    let name = layout::descriptor();
     match Descriptor::decode(&stored) {
         Ok(descriptor) => Ok(Some((stored, descriptor))),
         Err(e) if e.is_unsupported() => {

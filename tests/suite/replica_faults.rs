@@ -730,7 +730,12 @@ async fn what_is_in_flight_stays_within_the_budget() {
             // Weighed from the outside, too: what waits for the slow one counts.
             let member = stage.wrapped(stage.names[at], Arc::new(slow));
             let Ok(open) = member.store else { panic!("it was just opened") };
-            stage.member(stage.names[at], Arc::new(Weighed { inner: open.store, scale: scale.clone() }))
+            let mut member = stage.member(stage.names[at], Arc::new(Weighed { inner: open.store, scale: scale.clone() }));
+            // The inner meter: by it a slow replica is told from a silent one.
+            if let Ok(store) = &mut member.store {
+                store.meter = open.meter;
+            }
+            member
         })
         .collect();
     let repository = stage.open_at(members, ReplicaSettings::default()).await.expect("all answer");
