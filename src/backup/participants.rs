@@ -1,7 +1,7 @@
 //! Which replicas take part in a run, and how each came out of it.
 
 use crate::backup::ReplicaReport;
-use crate::backup::pass::told;
+use crate::backup::told;
 use crate::backup::upload::Outbox;
 use crate::replica::Mask;
 use crate::replica::write::Fanout;
