@@ -200,7 +200,7 @@ impl Repository {
             match answer.map_err(RepositoryError::from).and_then(|found| found) {
                 Ok(Some((stored, descriptor))) => found.push((replica.index, descriptor, stored)),
                 Ok(None) => {
-                    let why = format!("store {}: holds no repository yet: run init", replica.name);
+                    let why = format!("store {}: holds no repository yet", replica.name);
                     faults.insert(replica.index, (Fault::NoRepository, why));
                 }
                 Err(e) => {
@@ -217,6 +217,9 @@ impl Repository {
                 Fault::Usage,
                 format!("stores {} and {} hold different repositories: name only stores of one", name(found[0].0), name(*other)),
             ));
+        }
+        for (_, why) in faults.values_mut().filter(|(fault, _)| *fault == Fault::NoRepository) {
+            why.push_str(": run `holdfast heal` to make it a replica");
         }
         let mask = Mask(found.iter().fold(0, |m, (i, _, _)| m | 1 << i));
         let keyring = unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, settings.level).await?;
@@ -325,7 +328,7 @@ async fn audit(
             faults.insert(index, (Fault::Integrity, damage.clone()));
         }
         let Some(id) = log.state.replica_id else {
-            faults.insert(index, (Fault::NoRepository, format!("store {name}: its log has not begun: run init")));
+            faults.insert(index, (Fault::NoRepository, format!("store {name}: its log has not begun: run `holdfast heal` to make it a replica")));
             continue;
         };
         if let Some(other) = by_id.insert(id, index) {

@@ -11,6 +11,7 @@ mod format_hostile;
 mod format_props;
 mod format_samples;
 mod fuzz_parsers;
+mod heal;
 mod memory;
 mod processes;
 mod real_trees;
