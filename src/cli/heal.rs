@@ -74,7 +74,8 @@ pub async fn run(context: &Context, arguments: HealArguments) -> Result<Outcome,
     let progress = Progress::default();
     let result = {
         let _watch = Watch::start(&context.env, &context.output, &progress, "healing");
-        heal(&repository, &how(&settings, arguments.stores, Extent::Everything, arguments.dry_run), &progress, &context.stop).await
+        heal(&repository, &how(&settings, arguments.stores, Extent::Everything, arguments.dry_run), &progress, &context.stop)
+            .await
     };
     let report = result?;
     report.notes.iter().for_each(|note| context.output.note(note));
@@ -145,7 +146,8 @@ fn summary(report: &HealReport, begun: &[String]) -> serde_json::Value {
 }
 
 fn print(context: &Context, report: &HealReport) {
-    let words = ["replica", "lacked", "healed", "packs copied", "packs made", if report.dry_run { "to copy" } else { "sent" }, "state"];
+    let words =
+        ["replica", "lacked", "healed", "packs copied", "packs made", if report.dry_run { "to copy" } else { "sent" }, "state"];
     let row = |r: &ReplicaHealed| {
         let state = match (&r.behind, r.lacked + r.needed, report.dry_run) {
             (Some(_), ..) => "behind",

@@ -24,7 +24,8 @@ pub async fn run(context: &Context, _: StatusArguments) -> Result<Outcome, Failu
         }));
     } else {
         output.line(format_args!("repository {id}"));
-        let head = ["replica", "state", "snapshots", "behind by", "", "packs", "bytes", "distrusted", "head", "last verify", "lies in"];
+        let head =
+            ["replica", "state", "snapshots", "behind by", "", "packs", "bytes", "distrusted", "head", "last verify", "lies in"];
         let rows: Vec<_> = std::iter::once(head.map(str::to_owned).to_vec()).chain(replicas.iter().map(row)).collect();
         table(&rows, &[2, 3, 4, 5, 6, 7]).iter().for_each(|line| {
             output.line(line);

@@ -118,13 +118,7 @@ impl<'r> Closure<'r> {
     }
 
     /// The node's plaintext; `None` when it can be had nowhere.
-    async fn node(
-        &mut self,
-        id: &ChunkId,
-        descent: &Descent,
-        ahead: &mut BTreeMap<ChunkId, Bytes>,
-        at: Mask,
-    ) -> Option<Bytes> {
+    async fn node(&mut self, id: &ChunkId, descent: &Descent, ahead: &mut BTreeMap<ChunkId, Bytes>, at: Mask) -> Option<Bytes> {
         let read = match ahead.remove(id) {
             Some(plain) => Ok(plain),
             None => {

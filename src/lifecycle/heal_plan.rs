@@ -17,8 +17,7 @@ pub struct Needs {
 impl Needs {
     /// The frame at `place` holds a chunk that the targets `to` lack.
     pub fn add(&mut self, place: &Place, to: Mask) {
-        let (stored, mask) =
-            self.frames.entry((place.pack, place.frame_offset)).or_insert((place.frame_stored, Mask::default()));
+        let (stored, mask) = self.frames.entry((place.pack, place.frame_offset)).or_insert((place.frame_stored, Mask::default()));
         for i in to.without(*mask).indices() {
             self.bytes[i] += u64::from(*stored);
         }

@@ -303,7 +303,8 @@ impl<'r> Transfer<'r> {
 
     /// Names packs in the logs of the targets that have them.
     async fn publish(&self, packs: Vec<(PackEntry, Mask)>) {
-        let packs: Vec<_> = packs.into_iter().map(|(entry, at)| (entry, self.alive(at))).filter(|(_, at)| !at.is_empty()).collect();
+        let packs: Vec<_> =
+            packs.into_iter().map(|(entry, at)| (entry, self.alive(at))).filter(|(_, at)| !at.is_empty()).collect();
         if packs.is_empty() {
             return;
         }

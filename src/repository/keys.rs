@@ -156,7 +156,8 @@ impl Repository {
         let mut held: BTreeMap<Hash, Mask> = BTreeMap::new();
         let mut out: Vec<(usize, Result<u64, RepositoryError>)> = to.indices().map(|i| (i, Ok(0))).collect();
         for index in self.readable().or(to).indices() {
-            let listed: Result<Vec<_>, StoreError> = self.set.replicas[index].store.list(layout::prefix(Class::Key)).try_collect().await;
+            let listed: Result<Vec<_>, StoreError> =
+                self.set.replicas[index].store.list(layout::prefix(Class::Key)).try_collect().await;
             match (listed, out.iter_mut().find(|(i, _)| *i == index)) {
                 (Ok(infos), _) => infos.iter().filter_map(|info| layout::parse_hashed(&info.name)).for_each(|(_, id)| {
                     let at = held.entry(id).or_default();
@@ -169,7 +170,8 @@ impl Repository {
         }
         for (id, at) in held.into_iter().filter(|(id, at)| !revoked.contains(id) && !at.covers(to)) {
             let name = layout::hashed(Class::Key, &id);
-            let ours = async |stored: Bytes| if self.is_key(&id, &stored) { Ok(stored) } else { Err("it is no key of ours".into()) };
+            let ours =
+                async |stored: Bytes| if self.is_key(&id, &stored) { Ok(stored) } else { Err("it is no key of ours".into()) };
             let (Some(stored), _) = read_any(&self.set, at.and(self.readable()), &name, None, ours).await else { continue };
             for (index, told) in out.iter_mut().filter(|(index, _)| !at.has(*index)) {
                 if let Ok(count) = told {

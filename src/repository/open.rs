@@ -328,7 +328,10 @@ async fn audit(
             faults.insert(index, (Fault::Integrity, damage.clone()));
         }
         let Some(id) = log.state.replica_id else {
-            faults.insert(index, (Fault::NoRepository, format!("store {name}: its log has not begun: run `holdfast heal` to make it a replica")));
+            faults.insert(
+                index,
+                (Fault::NoRepository, format!("store {name}: its log has not begun: run `holdfast heal` to make it a replica")),
+            );
             continue;
         };
         if let Some(other) = by_id.insert(id, index) {

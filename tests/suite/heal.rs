@@ -122,8 +122,11 @@ async fn five_backups_are_caught_up_with_only_what_is_missing() {
     assert_eq!((c.lacked, c.snapshots), (5, 5), "{c:?}");
     // All packs of those runs are as good as new: each is copied as it is, once, and nothing else is.
     let bill = notes[2].records();
-    let puts: BTreeMap<_, _> =
-        bill.iter().filter(|r| r.operation == Operation::Put && packs.iter().any(|p| r.name.starts_with(p))).map(|r| (&r.name, &r.bytes)).collect();
+    let puts: BTreeMap<_, _> = bill
+        .iter()
+        .filter(|r| r.operation == Operation::Put && packs.iter().any(|p| r.name.starts_with(p)))
+        .map(|r| (&r.name, &r.bytes))
+        .collect();
     assert_eq!(puts, missing, "{report:?}");
     assert_eq!(count(&bill, Operation::Put, "data/") + count(&bill, Operation::Put, "meta/"), missing.len());
     assert_eq!(c.bytes_sent, missing.values().copied().sum::<u64>());
@@ -133,7 +136,11 @@ async fn five_backups_are_caught_up_with_only_what_is_missing() {
     assert_eq!(count(&bill, Operation::Get, "data/"), 0);
     for source in &notes[..2] {
         let bill = source.records();
-        assert_eq!(bill.iter().filter(|r| r.operation == Operation::Put).map(|r| r.name.as_str()).collect::<Vec<_>>(), ["descriptor"], "the probe");
+        assert_eq!(
+            bill.iter().filter(|r| r.operation == Operation::Put).map(|r| r.name.as_str()).collect::<Vec<_>>(),
+            ["descriptor"],
+            "the probe"
+        );
         assert!(count(&bill, Operation::Get, "data/") <= missing.len(), "each pack is read once");
     }
     each_holds(&stage, &[0, 1, 2], &trees).await;
@@ -285,7 +292,8 @@ async fn what_was_forgotten_anywhere_does_not_come_back() {
 async fn a_condemned_name_is_not_used_again() {
     let (stage, trees) = c_was_away(7, 2).await;
     let had: BTreeSet<_> = rig::names(&stage.stores[2], "").await.into_iter().collect();
-    let mut names = [stage.names_at(0, "data/").await, stage.names_at(0, "meta/").await, stage.names_at(0, "snapshots/").await].concat();
+    let mut names =
+        [stage.names_at(0, "data/").await, stage.names_at(0, "meta/").await, stage.names_at(0, "snapshots/").await].concat();
     names.retain(|name| !had.contains(name.as_str()));
     let objects = names.iter().map(|name| {
         let (class, hash) = layout::parse_hashed(name).expect("ours");
@@ -332,7 +340,11 @@ async fn few_frames_are_regrouped() {
     backup(&stage, alone, source.path(), &mut trees).await;
     grow(source.path(), 90, 4..6, 100_000);
     let two = || stage.members().into_iter().take(2).collect::<Vec<_>>();
-    let large = holdfast::backup::BackupSettings { data_pack: 8 << 20, memory: 64 << 20, ..crate::support::stage::backing_up(source.path()) };
+    let large = holdfast::backup::BackupSettings {
+        data_pack: 8 << 20,
+        memory: 64 << 20,
+        ..crate::support::stage::backing_up(source.path())
+    };
     let repository = stage.open_at(two(), ReplicaSettings::default()).await.expect("all is well");
     let done = run(&repository, &large).await.expect("a backup");
     drop(repository);
@@ -342,7 +354,11 @@ async fn few_frames_are_regrouped() {
     let c = &report.replicas[2];
     assert!(c.packs_made >= 1 && c.bytes_sent < 500_000, "{c:?}");
     let read: u64 = notes[..2].iter().flat_map(|n| n.records()).filter(|r| r.name.starts_with("data/")).map(|r| r.bytes).sum();
-    let whole = notes[..2].iter().flat_map(|n| n.records()).filter(|r| r.name.starts_with("data/") && r.bytes == 0 && r.operation == Operation::Get).count();
+    let whole = notes[..2]
+        .iter()
+        .flat_map(|n| n.records())
+        .filter(|r| r.name.starts_with("data/") && r.bytes == 0 && r.operation == Operation::Get)
+        .count();
     assert!(read < 900_000 && whole == 0, "{read} bytes and {whole} whole packs were read");
     each_holds(&stage, &[0, 1, 2], &trees).await;
     rig::verify_all(&stage.open().await).await.expect("nothing is wrong anywhere");
@@ -405,7 +421,10 @@ async fn a_dry_run_writes_nothing() {
     let repository = stage.open_at(members, ReplicaSettings::default()).await.expect("all is well");
     notes.iter().for_each(|store| drop(store.take()));
     let report = healed(&repository, &HealSettings { dry_run: true, ..settings() }).await.expect("a dry run");
-    assert!(report.replicas[2].needed > 400_000 && report.replicas[2].lacked == 2 && report.replicas[2].behind.is_none(), "{report:?}");
+    assert!(
+        report.replicas[2].needed > 400_000 && report.replicas[2].lacked == 2 && report.replicas[2].behind.is_none(),
+        "{report:?}"
+    );
     for store in &notes {
         let bill = store.take();
         assert_eq!(bill.iter().filter(|r| matches!(r.operation, Operation::Put | Operation::Delete)).count(), 0);
@@ -435,7 +454,9 @@ async fn two_heals_at_once_and_a_backup_beside_them() {
 #[tokio::test(start_paused = true)]
 async fn who_fails_stays_behind_and_is_named() {
     let (stage, trees) = c_was_away(14, 2).await;
-    let dies = |call: &Call| if call.operation == Operation::Put && call.name.starts_with("data/") && call.nth > 2 { DEAD } else { Fault::Pass };
+    let dies = |call: &Call| {
+        if call.operation == Operation::Put && call.name.starts_with("data/") && call.nth > 2 { DEAD } else { Fault::Pass }
+    };
     let repository = stage.open_at(stage.members_but(2, dies), ReplicaSettings::default()).await.expect("all is well");
     let report = healed(&repository, &settings()).await.expect("the others are fine");
     assert!(report.replicas[2].behind.as_ref().is_some_and(|why| why.contains("store c")), "{report:?}");
@@ -540,7 +561,9 @@ fn the_command() {
     let run = |code: i32, words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
         command.args(words).current_dir(desk.path()).stdin(Stdio::null()).env("HOME", at("home"));
-        std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("HOLDFAST_")).for_each(|(n, _)| drop(command.env_remove(n)));
+        std::env::vars_os()
+            .filter(|(n, _)| n.to_string_lossy().starts_with("HOLDFAST_"))
+            .for_each(|(n, _)| drop(command.env_remove(n)));
         let output = command.output().expect("it starts");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (out, err) = (text(&output.stdout), text(&output.stderr));
@@ -565,7 +588,11 @@ fn the_command() {
     let (out, _) = run(0, &["heal", "three", "--json"]);
     let summary: serde_json::Value = serde_json::from_str(out.lines().last().expect("a line")).expect("JSON");
     let three = summary["replicas"].as_array().expect("replicas").iter().find(|r| r["name"] == "three").expect("there").clone();
-    assert_eq!((three["snapshots_healed"].as_u64(), three["new"].as_bool(), three["behind"].is_null()), (Some(2), Some(true), true), "{out}");
+    assert_eq!(
+        (three["snapshots_healed"].as_u64(), three["new"].as_bool(), three["behind"].is_null()),
+        (Some(2), Some(true), true),
+        "{out}"
+    );
     let (out, _) = run(0, &["status"]);
     assert_eq!(out.matches(" complete ").count(), 3, "{out}");
     run(0, &["restore", "latest", "--from", "three", "--target", "back"]);
