@@ -9,6 +9,7 @@ use futures::future::{Either, join_all, select};
 use crate::backup::BackupError;
 use crate::cli::exit::Signal;
 use crate::cli::output::{Output, chain, shell_word};
+use crate::cli::prompt;
 use crate::clock::Env;
 use crate::config::resolve::resolve;
 use crate::config::{ConfigError, Environment, Overrides, Settings, StoreChoice};
@@ -126,15 +127,27 @@ pub struct Context {
 impl Context {
     /// The settings of this run.
     pub fn settings(&self) -> Result<Settings, Failure> {
-        Ok(resolve(&self.overrides, &self.environment, &self.current)?)
+        let settings = resolve(&self.overrides, &self.environment, &self.current)?;
+        if let Some(store) = settings.stores.iter().find(|s| !s.url.is_built()) {
+            return Err(Failure::usage(format!(
+                "store {}: {} cannot be opened: this version has directories (file:) and S3 (s3:), gs: and az: are not built in yet",
+                store.name, store.url
+            )));
+        }
+        Ok(settings)
     }
 
-    /// Reads the secret that opens the repository.
-    pub async fn unlock(&self, settings: &Settings) -> Result<Unlock, Failure> {
+    /// Reads the secret that opens the repository, or asks for it where none is configured and there is somebody to ask;
+    /// twice with `fresh`, because a repository may be made with it.
+    pub async fn unlock(&self, settings: &Settings, fresh: bool) -> Result<Unlock, Failure> {
         let Some(source) = settings.secret.clone() else {
+            if prompt::can_ask() {
+                let asked = self.interruptible(self.env.blocking(move || prompt::passphrase(fresh))).await?;
+                return Ok(Unlock::Passphrase(asked?));
+            }
             return Err(Failure::usage(
                 "no secret is configured: set password_file, password_command or key_file in [repository], \
-                 or HOLDFAST_PASSWORD, HOLDFAST_PASSWORD_FILE, HOLDFAST_PASSWORD_COMMAND or HOLDFAST_KEY_FILE",
+                 or HOLDFAST_PASSWORD, HOLDFAST_PASSWORD_FILE, HOLDFAST_PASSWORD_COMMAND or HOLDFAST_KEY_FILE (at a terminal it is asked for)",
             ));
         };
         let loaded = self.interruptible(self.env.blocking(move || source.load())).await??;
@@ -150,7 +163,7 @@ impl Context {
         let patience = settings.replicas.stall;
         join_all(settings.stores.iter().map(|choice| async move {
             let (env, StoreChoice { name, url, settings }) = (self.env.clone(), choice.clone());
-            let open = self.env.blocking(move || store::open(&env, &name, &url, &settings, create));
+            let open = async move { store::open(&env, &name, &url, &settings, create).await };
             let store = self.env.timeout(patience, open).await.unwrap_or_else(|| {
                 let action = format!("opening {}", choice.url);
                 Err(StoreError { kind: StoreErrorKind::TimedOut, store: choice.name.clone(), action, source: None })
@@ -184,9 +197,17 @@ impl Context {
     /// Settings, secret and repository in one, for commands that only read.
     pub async fn open_to_read(&self) -> Result<(Settings, Repository), Failure> {
         let settings = self.settings()?;
-        let unlock = self.unlock(&settings).await?;
+        let unlock = self.unlock(&settings, false).await?;
         let repository = self.open(&settings, &unlock, Access::Read).await?;
         Ok((settings, repository))
+    }
+
+    /// Names the replicas that could not be read, or not to the end of their logs: what is listed or restored may be older
+    /// than what they hold.
+    pub fn warn_of_absent(&self, repository: &Repository) {
+        let faults = repository.set.replicas.iter().filter_map(|r| repository.fault(r.index)).map(|(_, why)| why);
+        let closed = repository.set.closed.iter().map(|(_, _, e)| chain(e));
+        faults.chain(closed).for_each(|why| self.output.warn(&why));
     }
 
     /// Awaits `work`, but no longer than until the operator wants to stop. For work that may be dropped at any point.

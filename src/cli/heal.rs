@@ -44,7 +44,7 @@ pub async fn run(context: &Context, arguments: HealArguments) -> Result<Outcome,
     if let Some(unknown) = arguments.stores.iter().find(|name| !settings.stores.iter().any(|store| store.name == **name)) {
         return Err(Failure::usage(format!("there is no store {unknown:?}")));
     }
-    let unlock = context.unlock(&settings).await?;
+    let unlock = context.unlock(&settings, false).await?;
     let access = if arguments.dry_run { Access::Read } else { Access::Write };
     let mut repository = context.open(&settings, &unlock, access).await?;
     let wanted = |name: &String| arguments.stores.is_empty() || arguments.stores.contains(name);

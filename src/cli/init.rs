@@ -43,6 +43,9 @@ pub async fn run(context: &Context, _: InitArguments) -> Result<Outcome, Failure
             context.output.line(format_args!("  {name}: {what}"));
         }
     }
+    for note in &report.notes {
+        context.output.warn(note);
+    }
     for (name, _, why) in &report.failed {
         context.output.problem("init", name, why);
     }
@@ -70,7 +73,7 @@ pub async fn initialise(context: &Context, settings: &Settings) -> Result<Initia
             file.display()
         ));
     }
-    let unlock = context.unlock(settings).await?;
+    let unlock = context.unlock(settings, true).await?;
     let members = context.interruptible(context.members(settings, true)).await?;
     let how = InitSettings {
         kdf: KdfParams::default(),

@@ -69,8 +69,60 @@ pub struct StoreSection {
     pub download_limit: Option<Size>,
     /// How long one attempt may take.
     pub timeout: Option<Span>,
+    /// Requests per second.
+    pub request_limit: Option<Spanned<u64>>,
     /// How many times a request is sent again.
     pub retries: Option<u32>,
+    /// Another server than the provider's own.
+    pub endpoint: Option<Spanned<String>>,
+    /// Region of the bucket.
+    pub region: Option<Spanned<String>>,
+    /// Storage class of data packs.
+    pub storage_class: Option<Spanned<String>>,
+    /// Storage class of meta packs.
+    pub meta_storage_class: Option<Spanned<String>>,
+    /// Key at the provider's key service.
+    pub kms_key: Option<Spanned<String>>,
+    /// Certificates to trust.
+    pub ca_file: Option<Spanned<PathBuf>>,
+    /// Who asks.
+    pub credentials: Option<Spanned<CredentialsSection>>,
+}
+
+/// `[store.credentials]`: `kind` decides which of the others belong to it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CredentialsSection {
+    /// The way to log in.
+    pub kind: String,
+    /// Name of a profile.
+    pub profile: Option<String>,
+    /// ARN of a role.
+    pub role: Option<String>,
+    /// What the role's owner asks for besides.
+    pub external_id: Option<String>,
+    /// Id of an access key.
+    pub access_key_id: Option<String>,
+    /// Variable with the token of a temporary access key.
+    pub session_token_env: Option<String>,
+    /// File with a token.
+    pub token_file: Option<PathBuf>,
+    /// File with credentials.
+    pub file: Option<PathBuf>,
+    /// Command that prints credentials.
+    pub command: Option<String>,
+    /// Service account to impersonate.
+    pub account: Option<String>,
+    /// Directory of identities.
+    pub tenant_id: Option<String>,
+    /// Application or identity.
+    pub client_id: Option<String>,
+    /// Variable with the secret.
+    pub secret_env: Option<String>,
+    /// File with the secret.
+    pub secret_file: Option<PathBuf>,
+    /// Shell command that prints the secret.
+    pub secret_command: Option<String>,
 }
 
 /// `[backup]`.

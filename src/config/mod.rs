@@ -1,7 +1,7 @@
 //! From file, environment and flags to validated settings.
 //!
 //! What is here: the configuration file (`file`), amounts as people write them (`amount`), where secrets come from
-//! (`secret`), and `resolve`, which puts flag before environment before file before default. What comes in: text and
+//! (`secret`), what a store's section means (`store`), and `resolve`, which puts flag before environment before file before default. What comes in: text and
 //! what the command line overrides. What goes out: [`Settings`] that need no further validation, or one error that names
 //! the place. What never happens here: a store opened, a repository touched.
 
@@ -9,6 +9,7 @@ pub mod amount;
 pub mod file;
 pub mod resolve;
 pub mod secret;
+pub mod store;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,7 +19,8 @@ use crate::backup::BackupSettings;
 use crate::config::amount::Size;
 use crate::config::secret::{Named, SecretSource};
 use crate::replica::ReplicaSettings;
-use crate::store::{StoreSettings, StoreUrl};
+use crate::store::settings::StoreSettings;
+use crate::store::url::StoreUrl;
 
 /// Something the operator has to change before anything can start (exit 2).
 #[derive(Debug, thiserror::Error)]

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use crate::backup::BackupSettings;
 use crate::config::amount::Size;
-use crate::config::file::{self, BackupSection, ConfigFile, JobSection, Origin, StoreSection};
+use crate::config::file::{self, BackupSection, ConfigFile, JobSection, Origin};
 use crate::config::secret::{Named, SecretSource};
+use crate::config::store::{self, distinct, store_flag};
 use crate::config::{ConfigError, Environment, INDEX_MEMORY, MEMORY_MIN, Overrides, Settings, StoreChoice, absolute};
 use crate::replica::ReplicaSettings;
 use crate::repository::keyring::LEVEL;
-use crate::store::{StoreSettings, StoreUrl};
 
 /// Finds and reads the configuration file: the flag, `HOLDFAST_CONFIG`, `./holdfast.toml`, the user's folder. The first that
 /// is named must exist; the others may.
@@ -50,7 +50,7 @@ pub fn resolve(overrides: &Overrides, environment: &Environment, current: &Path)
     let place = Place { origin: origin.as_ref(), folder: &folder };
 
     let stores = match overrides.stores.is_empty() {
-        true => file.store.iter().map(|s| place.store(s)).collect::<Result<Vec<_>, _>>()?,
+        true => file.store.iter().map(|s| store::of_section(&place, s, environment)).collect::<Result<Vec<_>, _>>()?,
         false => overrides.stores.iter().map(|text| store_flag(text, current)).collect::<Result<Vec<_>, _>>()?,
     };
     if stores.is_empty() {
@@ -219,13 +219,13 @@ fn backup_settings(
 }
 
 /// The file that settings come from, for messages and relative paths.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     origin: Option<&'a Origin>,
-    folder: &'a Path,
+    pub(super) folder: &'a Path,
 }
 
 impl Place<'_> {
-    fn at(&self, span: std::ops::Range<usize>, message: impl std::fmt::Display) -> ConfigError {
+    pub(super) fn at(&self, span: std::ops::Range<usize>, message: impl std::fmt::Display) -> ConfigError {
         match self.origin {
             Some(origin) => origin.at(span, message),
             None => ConfigError::new(message.to_string()),
@@ -233,28 +233,6 @@ impl Place<'_> {
     }
     fn text(&self, span: std::ops::Range<usize>, name: &str) -> String {
         self.at(span, name).to_string()
-    }
-
-    fn store(&self, section: &StoreSection) -> Result<StoreChoice, ConfigError> {
-        let name = section.name.get_ref();
-        if let Some(reason) = bad_name(name) {
-            return Err(self.at(section.name.span(), reason));
-        }
-        let url = StoreUrl::parse(section.url.get_ref(), self.folder).map_err(|e| self.at(section.url.span(), e))?;
-        let default = StoreSettings::default();
-        let connections = match &section.connections {
-            Some(n) if !(1..=1024).contains(n.get_ref()) => return Err(self.at(n.span(), "must be 1 to 1024")),
-            Some(n) => *n.get_ref(),
-            None => default.connections,
-        };
-        let settings = StoreSettings {
-            connections,
-            upload_limit: section.upload_limit.map(|s| s.0),
-            download_limit: section.download_limit.map(|s| s.0),
-            timeout: section.timeout.map_or(default.timeout, |s| s.0),
-            retries: section.retries.unwrap_or(default.retries),
-        };
-        Ok(StoreChoice { name: name.clone(), url, settings })
     }
 
     fn job(&self, section: &JobSection, backup: &BackupSettings) -> Result<BackupSettings, ConfigError> {
@@ -290,35 +268,9 @@ impl Place<'_> {
 }
 
 /// Why `name` cannot name a store or a job: it stands in flags, tables and messages.
-fn bad_name(name: &str) -> Option<String> {
+pub(super) fn bad_name(name: &str) -> Option<String> {
     let fits = (1..=64).contains(&name.len())
         && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.'))
         && !name.starts_with('-');
     (!fits).then(|| format!("{name:?} is no name: use 1 to 64 bytes of letters, digits, '-', '_' and '.', not '-' first"))
-}
-
-fn store_flag(text: &str, current: &Path) -> Result<StoreChoice, ConfigError> {
-    let Some((name, url)) = text.split_once('=') else {
-        return Err(ConfigError::new(format!("--store {text}: write NAME=URL, such as spare=file:///srv/backup")));
-    };
-    if let Some(reason) = bad_name(name) {
-        return Err(ConfigError::new(format!("--store {text}: {reason}")));
-    }
-    let url = StoreUrl::parse(url, current).map_err(|e| ConfigError::new(format!("--store {text}: {e}")))?;
-    Ok(StoreChoice { name: name.to_owned(), url, settings: StoreSettings::default() })
-}
-
-/// Two names for one place would count one replica twice; one name for two places would hide one of them.
-fn distinct(stores: &[StoreChoice], at: impl Fn(usize, String) -> ConfigError) -> Result<(), ConfigError> {
-    for (i, store) in stores.iter().enumerate() {
-        for other in &stores[..i] {
-            if other.name == store.name {
-                return Err(at(i, format!("there is another store {:?}", store.name)));
-            }
-            if other.url == store.url {
-                return Err(at(i, format!("stores {:?} and {:?} are the same place", other.name, store.name)));
-            }
-        }
-    }
-    Ok(())
 }

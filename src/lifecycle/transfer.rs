@@ -295,7 +295,8 @@ impl<'r> Transfer<'r> {
         let (keyring, entropy) = (self.repository.keyring.clone(), self.repository.env.random());
         let finish = move || builder.finish(&keyring.keys.index, &keyring.repository_id, entropy);
         let pack = self.repository.env.cpu(finish).await;
-        let (at, void) = self.put(self.alive(to), &pack.entry, &pack.bytes).await;
+        let bytes = Bytes::from(pack.bytes);
+        let (at, void) = self.put(self.alive(to), &pack.entry, &bytes).await;
         self.fall_short(void);
         self.count(at, pack.entry.size, |got| got.packs_made += 1);
         Some((pack.entry, at))

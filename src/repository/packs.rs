@@ -50,7 +50,7 @@ impl Repository {
                 };
                 self.env.cpu(test).await
             });
-            match self.answered(replica, pack.size, read).await {
+            match self.patiently(replica, pack.size, read).await {
                 Ok(found) => return Some(found),
                 Err(fault) => self.met_pack(replica.index, pack, &fault),
             }
@@ -67,7 +67,7 @@ impl Repository {
             if left.is_empty() {
                 break;
             }
-            let trailer = self.answered(replica, pack.size.min(TAIL), self.trailer(replica, pack)).await;
+            let trailer = self.patiently(replica, pack.size.min(TAIL), self.trailer(replica, pack)).await;
             let frames = trailer.and_then(|frames| find(&frames, &left).map_err(ReadFault::Damaged));
             match frames {
                 Ok(frames) => {
@@ -90,7 +90,7 @@ impl Repository {
     }
 
     /// What a read came to, unless the replica stops answering meanwhile.
-    async fn answered<T>(
+    async fn patiently<T>(
         &self,
         replica: &Replica,
         bytes: u64,
@@ -145,7 +145,7 @@ impl Repository {
             let length = range.end - range.start;
             let start = range.start;
             let joined = read_one(replica, &name, Some(range), async |bytes: Bytes| Ok(bytes));
-            let joined = match self.answered(replica, length, joined).await {
+            let joined = match self.patiently(replica, length, joined).await {
                 Ok(bytes) => bytes,
                 Err(fault) => {
                     self.met_pack(replica.index, pack, &fault);
@@ -162,7 +162,7 @@ impl Repository {
                 let alone = read_one(replica, &name, Some(frame.range()), async |bytes: Bytes| {
                     self.is_whole(pack.kind, &frame, bytes.clone()).await.map(|()| bytes)
                 });
-                match self.answered(replica, u64::from(frame.stored), alone).await {
+                match self.patiently(replica, u64::from(frame.stored), alone).await {
                     Ok(bytes) => out.push((frame.offset as u32, (frame, bytes))),
                     Err(fault) => self.met_pack(replica.index, pack, &fault),
                 }

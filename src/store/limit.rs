@@ -26,6 +26,8 @@ pub struct LimitSettings {
     pub upload: Option<u64>,
     /// Bytes per second received, no limit if `None`.
     pub download: Option<u64>,
+    /// Requests per second, no limit if `None`. A listing counts once for each turn it takes.
+    pub requests: Option<u64>,
 }
 
 impl LimitSettings {
@@ -118,20 +120,20 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Bytes per second, by booking: each transfer is given the moment the ones before it are paid for.
+/// So much per second (bytes, requests), by booking: each is given the moment the ones before it are paid for.
 struct Rate {
-    bytes_per_second: u64,
+    per_second: u64,
     free_at: Mutex<Duration>,
 }
 
 impl Rate {
     fn new(limit: Option<u64>) -> Option<Rate> {
-        limit.map(|rate| Rate { bytes_per_second: rate.max(1), free_at: Mutex::new(Duration::ZERO) })
+        limit.map(|rate| Rate { per_second: rate.max(1), free_at: Mutex::new(Duration::ZERO) })
     }
 
-    /// Books `bytes` and gives the time to wait before they are moved.
-    fn book(&self, now: Duration, bytes: u64) -> Duration {
-        let cost = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second);
+    /// Books `much` and gives the time to wait before it may go.
+    fn book(&self, now: Duration, much: u64) -> Duration {
+        let cost = u128::from(much) * 1_000_000_000 / u128::from(self.per_second);
         let cost = Duration::from_nanos(u64::try_from(cost).unwrap_or(u64::MAX));
         let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
         let start = (*free_at).max(now);
@@ -147,19 +149,21 @@ pub struct Limited {
     pressure: Pressure,
     upload: Option<Rate>,
     download: Option<Rate>,
+    requests: Option<Rate>,
 }
 
 impl Limited {
     /// `inner`, limited by `settings`; `pressure` is `settings.pressure()`, shared with whoever sees throttling first.
     pub fn new(env: &Env, inner: Arc<dyn Store>, settings: &LimitSettings, pressure: Pressure) -> Limited {
-        let (upload, download) = (Rate::new(settings.upload), Rate::new(settings.download));
-        Limited { env: env.clone(), inner, pressure, upload, download }
+        let (upload, download, requests) =
+            (Rate::new(settings.upload), Rate::new(settings.download), Rate::new(settings.requests));
+        Limited { env: env.clone(), inner, pressure, upload, download, requests }
     }
 
-    /// Waits until `bytes` may be moved. Before the turn is taken: who waits for bytes holds up nobody's stat.
-    async fn paced(&self, rate: Option<&Rate>, bytes: u64) {
+    /// Waits until `much` may go. Before the turn is taken: who waits for bytes holds up nobody's stat.
+    async fn paced(&self, rate: Option<&Rate>, much: u64) {
         if let Some(rate) = rate {
-            let wait = rate.book(self.env.elapsed(), bytes);
+            let wait = rate.book(self.env.elapsed(), much);
             if !wait.is_zero() {
                 self.env.sleep(wait).await;
             }
@@ -177,6 +181,7 @@ impl Limited {
     }
 
     async fn limited<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.paced(self.requests.as_ref(), 1).await;
         let _turn = self.pressure.turn().await;
         let began = self.env.elapsed();
         let result = work.await;
@@ -218,6 +223,7 @@ impl Store for Limited {
         // A turn for each wait, never while the caller holds the stream: it may need turns itself to go on.
         stream::unfold(Some(self.inner.list(prefix)), move |pages| async move {
             let mut pages = pages?;
+            self.paced(self.requests.as_ref(), 1).await;
             let turn = self.pressure.turn().await;
             let began = self.env.elapsed();
             let mut batch = Vec::new();
@@ -238,6 +244,7 @@ impl Store for Limited {
 
     fn delete<'a>(&'a self, names: &'a [ObjectName]) -> BoxFuture<'a, Vec<(ObjectName, StoreError)>> {
         Box::pin(async move {
+            self.paced(self.requests.as_ref(), 1).await;
             let _turn = self.pressure.turn().await;
             let began = self.env.elapsed();
             let left = self.inner.delete(names).await;

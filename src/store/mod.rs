@@ -4,13 +4,8 @@
 //! What comes in: object names and whole bytes. What goes out: whole bytes, sizes, listings, classed errors.
 //! What never happens here: a word of the domain (packs, snapshots, keys), an overwrite, a retry outside `retry`.
 
-use std::ffi::OsString;
-use std::fmt;
 use std::ops::Range;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -23,7 +18,11 @@ use crate::store::limit::{LimitSettings, Limited};
 use crate::store::meter::{Meter, Metered};
 use crate::store::name::ObjectName;
 use crate::store::retry::{RetrySettings, Retrying};
+use crate::store::s3::S3Store;
+use crate::store::settings::StoreSettings;
+use crate::store::url::{Place, StoreUrl};
 
+pub mod credentials;
 pub mod directory;
 pub mod error;
 pub mod limit;
@@ -31,6 +30,9 @@ pub mod memory;
 pub mod meter;
 pub mod name;
 pub mod retry;
+pub mod s3;
+pub mod settings;
+pub mod url;
 
 /// Largest object that is ever put, in bytes: one request, no multipart.
 pub const OBJECT_MAX: usize = 64 << 20;
@@ -83,6 +85,16 @@ pub(crate) fn admit(label: &str, name: &ObjectName, size: usize) -> Result<(), S
     Err(StoreError::new(StoreErrorKind::Invalid, label, format!("put {name}")).because(cause))
 }
 
+/// Bytes reserved at least for a buffer of megabytes that comes and goes: of such a length (more than 32 MiB) glibc maps it
+/// for itself and gives it back at once when it is freed; shorter ones stay in the arenas of many threads, in pieces, beyond
+/// any budget (`mallopt(3)`, M_MMAP_THRESHOLD). What is reserved and not filled takes no memory.
+const RESERVED: usize = (32 << 20) + (64 << 10);
+
+/// An empty buffer for `length` bytes that leaves no memory behind.
+pub fn buffer(length: usize) -> Vec<u8> {
+    Vec::with_capacity(if length >= 1 << 20 { length.max(RESERVED) } else { length })
+}
+
 /// The part of an object of `size` bytes that a `get` asks for: start and length in bytes.
 /// `Invalid` when the range is empty, reversed, past the end or longer than any object.
 pub(crate) fn within(label: &str, name: &ObjectName, range: Option<&Range<u64>>, size: u64) -> Result<(u64, usize), StoreError> {
@@ -102,114 +114,6 @@ pub(crate) fn within(label: &str, name: &ObjectName, range: Option<&Range<u64>>,
     }
 }
 
-/// Where a store lies. Ordered by its canonical text.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct StoreUrl {
-    text: String,
-    place: Place,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    Directory(PathBuf),
-}
-
-/// A text that is no URL of a store.
-#[derive(Debug, thiserror::Error)]
-#[error("store url {text:?}: {reason}")]
-pub struct StoreUrlError {
-    text: String,
-    reason: String,
-}
-
-impl StoreUrl {
-    /// Reads `file:///absolute` and `file:relative`, the latter from `folder` on (the configuration file's, or the
-    /// current one on the command line). `%20` and its like are decoded. Touches no file.
-    pub fn parse(text: &str, folder: &Path) -> Result<StoreUrl, StoreUrlError> {
-        let refuse = |reason: String| Err(StoreUrlError { text: text.chars().take(200).collect(), reason });
-        let Some((scheme, rest)) = text.split_once(':') else {
-            return refuse("has no scheme; a local directory is written file:///srv/backup or file:folder".into());
-        };
-        match scheme {
-            "file" => {}
-            "s3" | "gs" | "az" => return refuse(format!("{scheme} is not built into this version yet")),
-            _ => return refuse(format!("unknown scheme {:?}", scheme.chars().take(20).collect::<String>())),
-        }
-        let path = match rest.strip_prefix("//") {
-            Some(absolute) if absolute.starts_with('/') => absolute,
-            Some(_) => return refuse("two slashes name a host; write file:///absolute or file:relative".into()),
-            None => rest,
-        };
-        if path.contains(['?', '#']) {
-            return refuse("a local directory takes no parameters; write ? as %3F and # as %23".into());
-        }
-        let Some(bytes) = decoded(path) else {
-            return refuse("a % begins two hexadecimal digits; write % itself as %25".into());
-        };
-        if bytes.is_empty() || bytes.contains(&0) {
-            return refuse("names no directory".into());
-        }
-        let path = PathBuf::from(OsString::from_vec(bytes));
-        // Two spellings of one place must compare alike: `.`, doubled and closing slashes go.
-        let path: PathBuf = folder.join(path).components().filter(|c| *c != Component::CurDir).collect();
-        let text = format!("file://{}", encoded(path.as_os_str().as_bytes()));
-        Ok(StoreUrl { text, place: Place::Directory(path) })
-    }
-}
-
-impl fmt::Display for StoreUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-fn decoded(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = text.bytes();
-    let mut out = Vec::with_capacity(text.len());
-    while let Some(b) = bytes.next() {
-        out.push(match b {
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                u8::try_from(digit()? * 16 + digit()?).ok()?
-            }
-            b => b,
-        });
-    }
-    Some(out)
-}
-
-fn encoded(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len());
-    for &b in bytes {
-        match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' | b'~' | b'+' | b'@' | b':' => out.push(b.into()),
-            b => out.push_str(&format!("%{b:02X}")),
-        }
-    }
-    out
-}
-
-/// How one store is treated.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreSettings {
-    /// Most requests under way at once.
-    pub connections: usize,
-    /// Bytes per second sent, no limit if `None`.
-    pub upload_limit: Option<u64>,
-    /// Bytes per second received, no limit if `None`.
-    pub download_limit: Option<u64>,
-    /// How long one attempt may take, besides the time its bytes need on the slowest connection worth having.
-    pub timeout: Duration,
-    /// How many times a request is sent again after its first attempt.
-    pub retries: u32,
-}
-
-impl Default for StoreSettings {
-    fn default() -> StoreSettings {
-        StoreSettings { connections: 8, upload_limit: None, download_limit: None, timeout: Duration::from_secs(60), retries: 5 }
-    }
-}
-
 /// A store in all its wrappers, and its figures.
 pub struct OpenStore {
     /// The store.
@@ -218,12 +122,29 @@ pub struct OpenStore {
     pub meter: Meter,
 }
 
-/// Opens the store at `url` under the name `label`; with `create`, makes its directory where it is missing.
-pub fn open(env: &Env, label: &str, url: &StoreUrl, settings: &StoreSettings, create: bool) -> Result<OpenStore, StoreError> {
-    let provider: Arc<dyn Store> = match &url.place {
-        Place::Directory(path) => Arc::new(DirectoryStore::open(env, label, path.clone(), create)?),
+/// Opens the store at `url` under the name `label`; with `create`, makes its directory where it is missing (buckets are
+/// never made: they belong to whoever provisions them).
+pub async fn open(
+    env: &Env,
+    label: &str,
+    url: &StoreUrl,
+    settings: &StoreSettings,
+    create: bool,
+) -> Result<OpenStore, StoreError> {
+    let provider: Arc<dyn Store> = match url.place() {
+        Place::Directory(path) => {
+            let (opening, label, path) = (env.clone(), label.to_owned(), path.clone());
+            Arc::new(env.blocking(move || DirectoryStore::open(&opening, &label, path, create)).await?)
+        }
+        Place::S3(bucket) => Arc::new(S3Store::open(env, label, bucket, settings).await?),
+        Place::Gcs(_) => return Err(not_built(label, url)),
+        Place::Azure { .. } => return Err(not_built(label, url)),
     };
     Ok(wrap(env, provider, settings))
+}
+
+fn not_built(label: &str, url: &StoreUrl) -> StoreError {
+    StoreError::new(StoreErrorKind::Invalid, label, format!("opening {url}")).because("this provider is not built in yet")
 }
 
 /// Puts a provider's store into its wrappers: meter around limit around retry around the provider.
@@ -233,8 +154,12 @@ pub fn open(env: &Env, label: &str, url: &StoreUrl, settings: &StoreSettings, cr
 /// only the throttling that outlasts all attempts: retry tells it of each. The meter is outermost and counts what
 /// was asked for once, however often it was sent.
 pub fn wrap(env: &Env, provider: Arc<dyn Store>, settings: &StoreSettings) -> OpenStore {
-    let limits =
-        LimitSettings { connections: settings.connections, upload: settings.upload_limit, download: settings.download_limit };
+    let limits = LimitSettings {
+        connections: settings.connections,
+        upload: settings.upload_limit,
+        download: settings.download_limit,
+        requests: settings.request_limit,
+    };
     let retries = RetrySettings {
         attempts: settings.retries.saturating_add(1),
         attempt_timeout: settings.timeout,

@@ -188,3 +188,70 @@ fn store_flags_replace_the_list() {
         assert!(stores(list).is_err_and(|e| e.contains(message)), "{list:?}");
     }
 }
+
+/// A store at `url` with `lines` in its section, and what comes of it.
+fn cloud(url: &str, lines: &str, environment: &[(&str, &str)]) -> Result<Settings, String> {
+    Place::new(&format!("[[store]]\nname = \"a\"\nurl = \"{url}\"\n{lines}\n")).file(environment)
+}
+
+#[test]
+fn ways_to_log_in() {
+    const S3: &str = "s3://bucket/prefix?region=eu-west-3";
+    const GCS: &str = "gs://bucket/prefix";
+    const AZURE: &str = "az://account/container/prefix";
+    let admitted = [
+        (S3, "kind = \"found\"", "Found"),
+        (S3, "kind = \"anonymous\"", "Anonymous"),
+        (S3, "kind = \"profile\", profile = \"p\"", "Profile(\"p\")"),
+        (S3, "kind = \"access-key\", access_key_id = \"AK\", secret_env = \"S\"", "Value(..)"),
+        (
+            S3,
+            "kind = \"access-key\", access_key_id = \"AK\", secret_env = \"S\", session_token_env = \"S\"",
+            "session_token: Some",
+        ),
+        (S3, "kind = \"role\", role = \"arn:r\", external_id = \"x\"", "external_id: Some(\"x\")"),
+        (S3, "kind = \"web-identity\", role = \"arn:r\", token_file = \"t\"", "conf/t"),
+        (S3, "kind = \"credential-process\", command = \"c\"", "CredentialProcess(\"c\")"),
+        (GCS, "kind = \"file\", file = \"sa.json\"", "conf/sa.json"),
+        (GCS, "kind = \"metadata-server\"", "MetadataServer"),
+        (GCS, "kind = \"impersonated\", account = \"a@b\"", "Impersonated(\"a@b\")"),
+        (GCS, "kind = \"access-token\", secret_command = \"c\"", "AccessToken(Command(\"c\"))"),
+        (AZURE, "kind = \"managed-identity\"", "ManagedIdentity"),
+        (AZURE, "kind = \"workload-identity\"", "WorkloadIdentity"),
+        (AZURE, "kind = \"client-secret\", tenant_id = \"t\", client_id = \"c\", secret_file = \"s\"", "conf/s"),
+        (AZURE, "kind = \"cli\"", "Cli"),
+        (AZURE, "kind = \"account-key\", secret_env = \"S\"", "AccountKey(Value(..))"),
+        (AZURE, "kind = \"sas\", secret_env = \"S\"", "Sas(Value(..))"),
+    ];
+    for (url, section, shown) in admitted {
+        let settings = cloud(url, &format!("credentials = {{ {section} }}"), &[("S", "hunter2")]).expect(section);
+        let text = format!("{settings:?}");
+        assert!(text.contains(shown) && !text.contains("hunter2"), "{text}");
+    }
+    let refused = [
+        (S3, "credentials = { kind = \"sas\", secret_env = \"S\" }", "there are: found, anonymous, profile"),
+        (GCS, "credentials = { kind = \"role\", role = \"r\" }", "there are: found, anonymous, file"),
+        (AZURE, "credentials = { kind = \"profile\", profile = \"p\" }", "there are: found, anonymous, managed-identity"),
+        ("file:x", "credentials = { kind = \"found\" }", "credentials means nothing to file:"),
+        (S3, "credentials = { kind = \"profile\" }", "need profile"),
+        (S3, "credentials = { kind = \"access-key\", access_key_id = \"A\" }", "need one of secret_env"),
+        (S3, "credentials = { kind = \"access-key\", access_key_id = \"A\", secret_env = \"NONE\" }", "NONE is not set"),
+        (AZURE, "credentials = { kind = \"sas\", secret_env = \"S\", secret_file = \"f\" }", "more than one secret"),
+        (AZURE, "credentials = { kind = \"cli\", profile = \"p\" }", "profile has no part in"),
+        (S3, "credentials = { kind = \"found\", secret = \"hunter2\" }", "unknown field `secret`"),
+        ("file:x", "region = \"r\"", "region means nothing to file:"),
+        (GCS, "region = \"r\"", "region means nothing to gs:"),
+        (GCS, "ca_file = \"c\"", "ca_file means nothing to gs:"),
+        (S3, "endpoint = \"minio:9000\"", "an endpoint is written"),
+        (S3, "endpoint = \"https://a:b@minio\"", "without user"),
+        (S3, "request_limit = 0", "at least 1"),
+    ];
+    for (url, lines, reason) in refused {
+        let error = cloud(url, lines, &[("S", "hunter2")]).expect_err(lines);
+        assert!(error.contains("h.toml:4:") && error.contains(reason), "{lines}: {error}");
+        assert!(!error.contains("hunter2") || lines.contains("hunter2"), "{error}");
+    }
+    let classes = cloud(S3, "storage_class = \"STANDARD_IA\"\nmeta_storage_class = \"STANDARD\"\nkms_key = \"k\"", &[]).unwrap();
+    assert_eq!(classes.stores[0].settings.provider.storage_classes["data"], "STANDARD_IA");
+    assert_eq!(classes.stores[0].url.to_string(), S3);
+}

@@ -8,7 +8,7 @@ use holdfast::config::file::{BackupSection, ConfigFile, JobSection, Origin, Repo
 use holdfast::config::resolve::resolve;
 use holdfast::config::{Environment, INDEX_MEMORY, Overrides, Settings};
 use holdfast::replica::ReplicaSettings;
-use holdfast::store::StoreSettings;
+use holdfast::store::settings::StoreSettings;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 fn root() -> &'static Path {

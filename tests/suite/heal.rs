@@ -537,7 +537,8 @@ async fn after_the_crash(stage: &Stage, trees: &Trees) {
     each_holds(stage, &[2], trees).await;
     let repository = stage.open().await;
     let after = rig::published(&repository, 2).await;
-    rig::nothing_twice(&stage.stores[2], &had, &before, &after).await.expect("nothing is sent twice");
+    let store: Arc<dyn Store> = Arc::new(stage.stores[2].clone());
+    rig::nothing_twice(&[store], &[(had, before)], &[after]).await.expect("nothing is sent twice");
 }
 
 async fn copies(env: &Env, stores: &[MemoryStore]) -> Vec<MemoryStore> {

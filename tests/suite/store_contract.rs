@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::{StreamExt, TryStreamExt};
 use holdfast::clock::{Env, Time};
 use holdfast::store::directory::DirectoryStore;
@@ -20,11 +21,15 @@ use holdfast::store::memory::MemoryStore;
 use holdfast::store::meter::{Meter, Metered};
 use holdfast::store::name::{NAME_MAX, ObjectName};
 use holdfast::store::retry::{RetrySettings, Retrying};
-use holdfast::store::{OBJECT_MAX, ObjectInfo, Store, StoreSettings, StoreUrl, open, wrap};
+use holdfast::store::s3::S3Store;
+use holdfast::store::settings::StoreSettings;
+use holdfast::store::url::{Place as UrlPlace, StoreUrl};
+use holdfast::store::{OBJECT_MAX, ObjectInfo, Store, open, wrap};
 
 use crate::support::name;
+use crate::support::s3_server::S3Server;
 
-type Open = Box<dyn Fn() -> Arc<dyn Store> + Send + Sync>;
+type Open = Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Store>> + Send + Sync>;
 
 /// What a case gets: a fresh, empty place in a store, and any number of instances that share it.
 struct Place {
@@ -34,18 +39,26 @@ struct Place {
 }
 
 impl Place {
-    fn store(&self) -> Arc<dyn Store> {
-        (self.open)()
+    async fn store(&self) -> Arc<dyn Store> {
+        (self.open)().await
     }
 }
 
-/// Time stands still and everything happens on one task, or the machine's own time and threads.
+/// Time stands still and everything happens on one task, or the machine's own time and threads; there, perhaps with a
+/// server that a variable of the environment names.
 enum World {
     Paused,
     Real,
+    Elsewhere(&'static str),
 }
 
 fn run<F: Future<Output = ()>>(world: World, races: usize, subject: impl Fn(&Env, &Path) -> Open, case: impl FnOnce(Place) -> F) {
+    if let World::Elsewhere(variable) = world
+        && std::env::var_os(variable).is_none()
+    {
+        eprintln!("ignored: {variable} is not set");
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let (mut builder, env): (_, fn() -> Env) = match world {
         World::Paused => {
@@ -53,7 +66,7 @@ fn run<F: Future<Output = ()>>(world: World, races: usize, subject: impl Fn(&Env
             builder.start_paused(true);
             (builder, || Env::inline(1, Time(1_700_000_000_000_000_000)))
         }
-        World::Real => (tokio::runtime::Builder::new_multi_thread(), Env::real),
+        World::Real | World::Elsewhere(_) => (tokio::runtime::Builder::new_multi_thread(), Env::real),
     };
     builder.enable_all().build().unwrap().block_on(async {
         let env = env();
@@ -66,17 +79,54 @@ fn run<F: Future<Output = ()>>(world: World, races: usize, subject: impl Fn(&Env
 
 fn memory(env: &Env, _: &Path) -> Open {
     let store = MemoryStore::new(env, "memory");
-    Box::new(move || Arc::new(store.clone()))
+    Box::new(move || ready(Arc::new(store.clone()) as Arc<dyn Store>).boxed())
 }
 
 fn directory(env: &Env, folder: &Path) -> Open {
     let (env, folder) = (env.clone(), folder.to_owned());
-    Box::new(move || Arc::new(DirectoryStore::open(&env, "directory", folder.clone(), true).unwrap()))
+    Box::new(move || {
+        let store = DirectoryStore::open(&env, "directory", folder.clone(), true).unwrap();
+        ready(Arc::new(store) as Arc<dyn Store>).boxed()
+    })
 }
 
 fn opened_by_url(env: &Env, folder: &Path) -> Open {
     let (env, url) = (env.clone(), StoreUrl::parse("file:by/url", folder).unwrap());
-    Box::new(move || open(&env, "url", &url, &StoreSettings::default(), true).unwrap().store)
+    Box::new(move || {
+        let (env, url) = (env.clone(), url.clone());
+        async move { open(&env, "url", &url, &StoreSettings::default(), true).await.unwrap().store }.boxed()
+    })
+}
+
+fn s3(env: &Env, _: &Path) -> Open {
+    let server = Arc::new(S3Server::start());
+    let env = env.clone();
+    Box::new(move || {
+        let (env, server) = (env.clone(), server.clone());
+        async move {
+            let url = server.url("some/prefix");
+            let UrlPlace::S3(bucket) = url.place() else { panic!("{url}") };
+            let store =
+                S3Store::open(&env, "s3", bucket, &server.settings()).await.unwrap_or_else(|e| panic!("{e}: {:?}", e.source));
+            Arc::new(store) as Arc<dyn Store>
+        }
+        .boxed()
+    })
+}
+
+/// The store that a variable names, each time under another prefix, with credentials as found in the environment.
+fn named_by(variable: &'static str) -> impl Fn(&Env, &Path) -> Open {
+    move |env, folder| {
+        let text = std::env::var(variable).unwrap();
+        let (path, query) = text.split_once('?').map_or((text.as_str(), ""), |(path, query)| (path, query));
+        let fresh = hex::encode(env.random::<8>());
+        let url = StoreUrl::parse(&format!("{}/contract-{fresh}?{query}", path.trim_end_matches('/')), folder).unwrap();
+        let env = env.clone();
+        Box::new(move || {
+            let (env, url) = (env.clone(), url.clone());
+            async move { open(&env, "elsewhere", &url, &StoreSettings::default(), false).await.unwrap().store }.boxed()
+        })
+    }
 }
 
 // Wrappers, around any of them.
@@ -86,7 +136,10 @@ type Provider = fn(&Env, &Path) -> Open;
 fn wrapped(wrapper: fn(&Env, Arc<dyn Store>) -> Arc<dyn Store>, inner: Provider) -> impl Fn(&Env, &Path) -> Open {
     move |env, folder| {
         let (env, inner) = (env.clone(), inner(env, folder));
-        Box::new(move || wrapper(&env, inner()))
+        Box::new(move || {
+            let (env, opening) = (env.clone(), inner());
+            async move { wrapper(&env, opening.await) }.boxed()
+        })
     }
 }
 
@@ -95,7 +148,7 @@ fn retry(env: &Env, inner: Arc<dyn Store>) -> Arc<dyn Store> {
 }
 
 fn limit(env: &Env, inner: Arc<dyn Store>) -> Arc<dyn Store> {
-    let settings = LimitSettings { connections: 3, upload: Some(1 << 40), download: Some(1 << 40) };
+    let settings = LimitSettings { connections: 3, upload: Some(1 << 40), download: Some(1 << 40), requests: Some(1 << 20) };
     Arc::new(Limited::new(env, inner, &settings, settings.pressure()))
 }
 
@@ -111,8 +164,8 @@ macro_rules! cases {
     ($world:expr, $races:expr, $subject:expr, $($case:ident)*) => {$(
         #[test]
         fn $case() {
-            use super::{all_of_them, directory, limit, memory, meter, opened_by_url, retry, wrapped};
-            let _ = (all_of_them, directory, limit, memory, meter, opened_by_url, retry, wrapped);
+            use super::{all_of_them, directory, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped};
+            let _ = (all_of_them, directory, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped);
             super::run($world, $races, $subject, super::$case);
         }
     )*};
@@ -150,6 +203,9 @@ contract! {
     in_directory_limit: super::World::Real, 20, wrapped(limit, directory);
     in_directory_meter: super::World::Real, 20, wrapped(meter, directory);
     in_directory_by_url: super::World::Real, 20, opened_by_url;
+    in_s3: super::World::Real, 200, s3;
+    in_s3_wrapped: super::World::Real, 20, wrapped(all_of_them, s3);
+    in_s3_elsewhere: super::World::Elsewhere("HOLDFAST_TEST_S3_URL"), 3, named_by("HOLDFAST_TEST_S3_URL");
 }
 
 async fn list(store: &dyn Store, prefix: &str) -> Vec<ObjectInfo> {
@@ -172,11 +228,11 @@ fn body(seed: &str, length: usize) -> Bytes {
 }
 
 async fn put_creates_and_get_returns(at: Place) {
-    let store = at.store();
+    let store = at.store().await;
     for text in ["descriptor", "log/00000001/00000000000000000001", "data/ab/0123456789abcdef", "a.b_c-d/e"] {
         let (object, bytes) = (name(text), body(text, 1000));
         store.put(&object, bytes.clone()).await.unwrap();
-        for store in [&store, &at.store()] {
+        for store in [&store, &at.store().await] {
             assert_eq!(store.get(&object, None).await.unwrap(), bytes, "{text}");
             let info = store.stat(&object).await.unwrap().expect("the object is there");
             assert_eq!((&info.name, info.size), (&object, 1000));
@@ -188,11 +244,11 @@ async fn put_creates_and_get_returns(at: Place) {
 }
 
 async fn put_never_overwrites(at: Place) {
-    let (store, object, first) = (at.store(), name("log/1"), body("first", 300));
+    let (store, object, first) = (at.store().await, name("log/1"), body("first", 300));
     store.put(&object, first.clone()).await.unwrap();
     let before = store.stat(&object).await.unwrap();
     for bytes in [first.clone(), body("second", 300), Bytes::new(), body("longer", 3000)] {
-        for store in [&store, &at.store()] {
+        for store in [&store, &at.store().await] {
             let error = store.put(&object, bytes.clone()).await.unwrap_err();
             assert_eq!(error.kind, StoreErrorKind::AlreadyExists, "{error}");
             assert!(error.to_string().contains("log/1"), "{error}");
@@ -204,7 +260,7 @@ async fn put_never_overwrites(at: Place) {
 }
 
 async fn of_many_puts_one_succeeds(at: Place) {
-    let stores: Vec<_> = (0..8).map(|_| at.store()).collect();
+    let stores: Vec<_> = futures::future::join_all((0..8).map(|_| at.store())).await;
     for round in 0..at.races {
         let object = name(&format!("log/{}/{round:020}", round % 3));
         let racers: Vec<_> = (0..64)
@@ -230,7 +286,7 @@ async fn of_many_puts_one_succeeds(at: Place) {
 }
 
 async fn bodies_of_every_size(at: Place) {
-    let store = at.store();
+    let store = at.store().await;
     for size in [0, 1, 4095, 4096, 4097, 1 << 20, OBJECT_MAX] {
         let (object, bytes) = (name(&format!("data/{size}")), body("sizes", size));
         store.put(&object, bytes.clone()).await.unwrap();
@@ -240,7 +296,7 @@ async fn bodies_of_every_size(at: Place) {
 }
 
 async fn a_body_too_large_is_refused(at: Place) {
-    let (store, object) = (at.store(), name("data/large"));
+    let (store, object) = (at.store().await, name("data/large"));
     let error = store.put(&object, Bytes::from(vec![0; OBJECT_MAX + 1])).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Invalid);
     assert_eq!(store.stat(&object).await.unwrap(), None);
@@ -249,7 +305,7 @@ async fn a_body_too_large_is_refused(at: Place) {
 }
 
 async fn ranges_are_exact(at: Place) {
-    let (store, object, bytes) = (at.store(), name("data/aa/bb"), body("ranges", 10_000));
+    let (store, object, bytes) = (at.store().await, name("data/aa/bb"), body("ranges", 10_000));
     store.put(&object, bytes.clone()).await.unwrap();
     for (start, end) in [(0, 10_000), (0, 1), (9_999, 10_000), (1, 9_999), (4_095, 4_097), (5_000, 5_001)] {
         let got = store.get(&object, Some(start..end)).await.unwrap();
@@ -258,7 +314,7 @@ async fn ranges_are_exact(at: Place) {
 }
 
 async fn ranges_outside_are_refused(at: Place) {
-    let (store, full, empty) = (at.store(), name("data/full"), name("data/empty"));
+    let (store, full, empty) = (at.store().await, name("data/full"), name("data/empty"));
     store.put(&full, body("ranges", 10)).await.unwrap();
     store.put(&empty, Bytes::new()).await.unwrap();
     let table = [(0, 0), (3, 3), (5, 4), (10, 10), (0, 11), (9, 11), (10, 11), (11, 12), (0, u64::MAX), (u64::MAX - 1, u64::MAX)];
@@ -274,7 +330,7 @@ async fn ranges_outside_are_refused(at: Place) {
 }
 
 async fn absent_objects(at: Place) {
-    let store = at.store();
+    let store = at.store().await;
     store.put(&name("keys/one"), Bytes::from_static(b"x")).await.unwrap();
     for text in ["descriptor", "keys/two", "keys/on", "keys/one1", "keys/one/below", "no/such/folder"] {
         let object = name(text);
@@ -286,7 +342,7 @@ async fn absent_objects(at: Place) {
 }
 
 async fn lists_are_complete_and_ordered(at: Place) {
-    let store = at.store();
+    let store = at.store().await;
     let mut expected = BTreeSet::new();
     for (from, to) in [(0, 0), (0, 1), (1, 2), (2, 999), (999, 1000), (1000, 1001)] {
         for i in from..to {
@@ -303,7 +359,7 @@ async fn lists_are_complete_and_ordered(at: Place) {
 }
 
 async fn prefixes_are_plain_strings(at: Place) {
-    let store = at.store();
+    let store = at.store().await;
     // Sorted as whole names: `-` and `.` come before `/`, digits after it.
     let all = ["a-b", "a.b/x", "a/b", "a/b-c/x", "a/b.c", "a/bb/c/d", "a/bb/c0", "a/c", "a0/b", "b", "descriptor"];
     for text in all.iter().rev() {
@@ -320,11 +376,11 @@ async fn prefixes_are_plain_strings(at: Place) {
 }
 
 async fn lists_while_objects_come(at: Place) {
-    let store = at.store();
+    let store = at.store().await;
     let text = |i: usize| format!("index/{:03}", i * 37 % 300);
     let (done, seen) = tokio::sync::watch::channel(0);
     let writer = at.env.spawn({
-        let store = at.store();
+        let store = at.store().await;
         async move {
             for i in 0..300 {
                 store.put(&name(&text(i)), Bytes::from(vec![7; 500])).await.unwrap();
@@ -352,7 +408,7 @@ async fn lists_while_objects_come(at: Place) {
 }
 
 async fn delete_takes_a_batch(at: Place) {
-    let store = at.store();
+    let store = at.store().await;
     for i in 0..20 {
         store.put(&name(&format!("data/{:02}/x{i:02}", i % 4)), body("delete", i)).await.unwrap();
     }

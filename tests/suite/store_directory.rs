@@ -12,7 +12,9 @@ use holdfast::clock::{Env, Time};
 use holdfast::store::directory::DirectoryStore;
 use holdfast::store::error::{StoreError, StoreErrorKind};
 use holdfast::store::name::ObjectName;
-use holdfast::store::{OBJECT_MAX, Store, StoreSettings, StoreUrl, open};
+use holdfast::store::settings::StoreSettings;
+use holdfast::store::url::StoreUrl;
+use holdfast::store::{OBJECT_MAX, Store, open};
 use tempfile::TempDir;
 
 use crate::support::name;
@@ -318,9 +320,15 @@ fn urls_are_read_or_refused_with_a_reason() {
         assert_eq!(StoreUrl::parse(canonical, Path::new("/elsewhere")).unwrap(), url, "{text}");
     }
     let refused = [
-        ("s3://bucket/prefix?region=eu-west-3", "s3 is not built into this version yet"),
-        ("gs://bucket", "gs is not built into this version yet"),
-        ("az://container", "az is not built into this version yet"),
+        ("s3:bucket", "two slashes"),
+        ("s3://b", "names no bucket"),
+        ("s3://Bucket/x", "names no bucket"),
+        ("s3://bucket/a//b", "single slashes"),
+        ("s3://bucket/a/../b", "single slashes"),
+        ("s3://bucket#x", "a #"),
+        ("az://account", "az://account/container/prefix"),
+        ("az://Account/container", "storage account"),
+        ("az://container", "az://account/container/prefix"),
         ("memory:name", "unknown scheme"),
         ("FILE:///a", "unknown scheme"),
         ("/srv/backup", "has no scheme"),
@@ -345,10 +353,10 @@ async fn an_opened_store_is_counted_and_found_again() {
     let env = Env::inline(1, Time(0));
     let url = StoreUrl::parse("file:stores/a%20b", folder.path()).unwrap();
     let settings = StoreSettings::default();
-    assert_eq!(open(&env, "paris", &url, &settings, false).err().unwrap().kind, StoreErrorKind::NotFound);
+    assert_eq!(open(&env, "paris", &url, &settings, false).await.err().unwrap().kind, StoreErrorKind::NotFound);
     let object = ObjectName::new("keys/x").unwrap();
-    open(&env, "paris", &url, &settings, true).unwrap().store.put(&object, bytes("x")).await.unwrap();
-    let again = open(&env, "paris", &url, &settings, false).unwrap();
+    open(&env, "paris", &url, &settings, true).await.unwrap().store.put(&object, bytes("x")).await.unwrap();
+    let again = open(&env, "paris", &url, &settings, false).await.unwrap();
     assert_eq!(again.store.label(), "paris");
     assert_eq!(again.store.get(&object, None).await.unwrap(), "x");
     assert_eq!(again.meter.snapshot().bytes_down(), 1);

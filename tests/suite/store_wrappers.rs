@@ -14,7 +14,8 @@ use holdfast::store::memory::MemoryStore;
 use holdfast::store::meter::{Figures, Meter, Metered, Operation};
 use holdfast::store::name::ObjectName;
 use holdfast::store::retry::{RetryBudget, RetrySettings, Retrying};
-use holdfast::store::{Store, StoreSettings, wrap};
+use holdfast::store::settings::StoreSettings;
+use holdfast::store::{Store, wrap};
 
 use crate::support::faulty_store::{Fault, FaultyStore, How};
 use crate::support::name;
@@ -269,7 +270,7 @@ fn limited(env: &Env, inner: Arc<dyn Store>, settings: LimitSettings) -> Arc<Lim
 }
 
 fn connections(connections: usize) -> LimitSettings {
-    LimitSettings { connections, upload: None, download: None }
+    LimitSettings { connections, upload: None, download: None, requests: None }
 }
 
 fn slow(env: &Env, inner: Arc<dyn Store>) -> Arc<dyn Store> {
@@ -348,7 +349,7 @@ async fn throttling_that_retry_makes_good_lowers_the_limit() {
 async fn bytes_per_second_are_kept() {
     let env = Env::inline(1, Time(0));
     let memory = Arc::new(MemoryStore::new(&env, "memory"));
-    let settings = LimitSettings { connections: 4, upload: Some(1 << 20), download: Some(2 << 20) };
+    let settings = LimitSettings { connections: 4, upload: Some(1 << 20), download: Some(2 << 20), requests: None };
     let store = limited(&env, memory, settings);
     assert!(put_all(&*store, 0, 11, 1 << 20).await.iter().all(Result::is_ok));
     assert_eq!(env.elapsed(), Duration::from_secs(10), "eleven MiB: the last begins after ten");
@@ -544,4 +545,15 @@ async fn a_lying_store_drops_and_flips() {
     assert_eq!(store.get(&object, None).await.unwrap(), &[0, 2][..]);
     assert_eq!(store.get(&object, None).await.unwrap(), &[0][..]);
     assert_eq!(store.get(&object, None).await.unwrap(), &[0, 0][..]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_are_spread_over_time() {
+    let env = Env::inline(1, Time(0));
+    let settings = LimitSettings { connections: 100, upload: None, download: None, requests: Some(10) };
+    let store = Limited::new(&env, Arc::new(MemoryStore::new(&env, "m")), &settings, settings.pressure());
+    let object = name("a");
+    let stats = (0..31).map(|_| store.stat(&object));
+    futures::future::join_all(stats).await;
+    assert_eq!(env.elapsed(), Duration::from_secs(3), "the first at once, thirty more at ten a second");
 }

@@ -3,11 +3,16 @@
 
 use holdfast::store::name::ObjectName;
 
+pub mod aws_tokens;
 pub mod faulty_store;
 pub mod generated;
+pub mod hostile_writer;
 pub mod recording_store;
 pub mod replicas;
 pub mod rig;
+pub mod s3_bucket;
+pub mod s3_server;
+pub mod s3_service;
 pub mod seen;
 pub mod source_tree;
 pub mod stage;

@@ -21,7 +21,8 @@ use holdfast::seal::key::KdfParams;
 use holdfast::store::memory::MemoryStore;
 use holdfast::store::meter::Meter;
 use holdfast::store::name::ObjectName;
-use holdfast::store::{OpenStore, Store, StoreSettings};
+use holdfast::store::settings::StoreSettings;
+use holdfast::store::{OpenStore, Store};
 
 use crate::support::faulty_store::{Call, Fault, FaultyStore};
 
