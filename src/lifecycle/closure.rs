@@ -82,14 +82,14 @@ impl<'r> Closure<'r> {
         let mut ahead: BTreeMap<ChunkId, Bytes> = BTreeMap::new();
         let mut descent = match Descent::new(kind, root.clone(), NODES_MAX) {
             Ok(descent) => descent,
-            Err(e) => return Ok(self.lose(at, &chain(&e))),
+            Err(e) => return self.give_up(at, &chain(&e)),
         };
         loop {
             if self.stop.requested() {
                 return Err(HealError::Interrupted);
             }
             match descent.step() {
-                Err(e) => return Ok(self.lose(at, &chain(&e))),
+                Err(e) => return self.give_up(at, &chain(&e)),
                 Ok(Step::End) => return Ok(()),
                 Ok(Step::Item(item)) if kind == TreeKind::Catalog => self.entry(&item.key, item.value, at).await?,
                 Ok(Step::Item(item)) => {
@@ -98,7 +98,7 @@ impl<'r> Closure<'r> {
                     chunk.into_iter().for_each(|id| self.cover(&[id], at));
                 }
                 Ok(Step::Want(child)) => {
-                    let Some(id) = child.chunk_id() else { return Ok(self.lose(at, "a tree names a node without an id")) };
+                    let Some(id) = child.chunk_id() else { return self.give_up(at, "a tree names a node without an id") };
                     self.cover(&[id], at);
                     let read = if self.is_seen(&id, at) { None } else { self.node(&id, &descent, &mut ahead, at).await };
                     let fed = match read {
@@ -106,7 +106,7 @@ impl<'r> Closure<'r> {
                         None => descent.skip_wanted(),
                     };
                     if let Err(e) = fed {
-                        return Ok(self.lose(at, &chain(&e)));
+                        return self.give_up(at, &chain(&e));
                     }
                 }
             }
@@ -152,7 +152,7 @@ impl<'r> Closure<'r> {
     async fn entry(&mut self, key: &[u8], value: Bytes, at: Mask) -> Result<(), HealError> {
         let entry: Entry = match entry::decode(value, key) {
             Ok(entry) => entry,
-            Err(e) => return Ok(self.lose(at, &format!("an entry: {}", chain(&e)))),
+            Err(e) => return self.give_up(at, &format!("an entry: {}", chain(&e))),
         };
         let mut ids: Vec<ChunkId> = entry.xattrs.iter().filter_map(|x| x.chunk.as_ref()?.chunk_id()).collect();
         let content = entry.content.as_ref();
@@ -193,6 +193,12 @@ impl<'r> Closure<'r> {
                 None => self.lose(lacking, &format!("chunk {id} is in no pack that any log relies on")),
             }
         }
+    }
+
+    /// Nothing more can be learned of this tree.
+    fn give_up(&mut self, at: Mask, why: &str) -> Result<(), HealError> {
+        self.lose(at, why);
+        Ok(())
     }
 
     fn lose(&mut self, at: Mask, why: &str) {

@@ -11,20 +11,17 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use crate::format::Hash;
-use crate::format::object_hash;
 use crate::format::pack::PackKind;
 use crate::format::record::ObjectClass;
 use crate::lifecycle::closure::Closure;
+use crate::lifecycle::heal_commit::{Pending, commit};
 use crate::lifecycle::heal_plan::{Move, Needs, PackFacts, plan};
 use crate::lifecycle::transfer::Transfer;
 use crate::progress::{Progress, Stop};
 use crate::replica::Mask;
-use crate::replica::patience::{allowance, while_it_answers};
-use crate::replica::write::put_proven;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
-use crate::repository::layout::{self, Class};
-use crate::repository::snapshots::{LiveSnapshot, SnapshotObject};
+use crate::repository::snapshots::LiveSnapshot;
 use crate::repository::writer::{Reliance, WriteFault};
 
 /// How often what did not arrive is planned again.
@@ -222,13 +219,6 @@ struct Healing<'r> {
     keys: BTreeMap<usize, u64>,
 }
 
-/// A snapshot on its way into logs.
-struct Pending {
-    id: Hash,
-    object: SnapshotObject,
-    at: Mask,
-}
-
 impl Healing<'_> {
     /// How many live snapshots each replica lacks, by index.
     async fn lacked(&self) -> BTreeMap<usize, u64> {
@@ -361,8 +351,8 @@ impl Healing<'_> {
             let Some(held) = live.get(&one.id) else { continue };
             let at = self.transfer.alive(one.at.without(*held)).without(self.transfer.moved().short);
             let commits = at.indices().map(|i| {
-                let (this, one, reliance) = (&*self, &one, self.reliance(i, &walk.hits[i]));
-                async move { (i, this.commit(i, one, reliance.await).await) }
+                let (repository, one, reliance) = (self.repository, &one, self.reliance(i, &walk.hits[i]));
+                async move { (i, commit(repository, i, one, &reliance.await).await) }
             });
             for (i, committed) in join_all(commits).await {
                 match committed {
@@ -413,32 +403,6 @@ impl Healing<'_> {
             packs.extend(hits.iter().map(|n| chunks.pack(*n)).map(|p| (p.kind, p.hash)));
         }
         Reliance { hits: packs, ..Reliance::default() }
-    }
-
-    /// Brings a snapshot's object to one target and commits it in its log.
-    async fn commit(&self, target: usize, one: &Pending, reliance: Reliance) -> Result<(), WriteFault> {
-        let repository = self.repository;
-        let (mut name, mut stored) = (one.object.name, one.object.stored.clone());
-        let void = match repository.log(target).await {
-            Some(log) => log.state.is_condemned(ObjectClass::Snapshot, &name),
-            None => false,
-        };
-        if void {
-            let (key, entropy) = (&repository.keyring.keys.log, repository.env.random());
-            stored = one.object.snapshot.encode(key, &repository.id(), entropy).map_err(|e| {
-                WriteFault::Repository(RepositoryError::caused(Fault::Failed, "could not write a snapshot under a new name", e))
-            })?;
-            name = object_hash(&stored);
-        }
-        let replica = &repository.set.replicas[target];
-        let patience = allowance(repository.set.settings.stall, stored.len() as u64);
-        let work = async {
-            put_proven(replica, &layout::hashed(Class::Snapshot, &name), &stored).await.map_err(RepositoryError::from)?;
-            repository.commit(target, one.id, name, one.object.snapshot.partial, &[], &[], &reliance).await
-        };
-        while_it_answers(&repository.env, replica, patience, "committing in its log", work)
-            .await
-            .map_err(|e| WriteFault::Repository(e.into()))?
     }
 
     /// The last look: what each replica got, and what it still lacks.

@@ -562,11 +562,9 @@ fn the_command() {
     let run = |code: i32, words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
         command.args(words).current_dir(desk.path()).stdin(Stdio::null()).env("HOME", at("home"));
-        std::env::vars_os()
-            .filter(|(n, _)| n.to_string_lossy().starts_with("HOLDFAST_"))
-            .for_each(|(n, _)| {
-                command.env_remove(n);
-            });
+        std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("HOLDFAST_")).for_each(|(n, _)| {
+            command.env_remove(n);
+        });
         let output = command.output().expect("it starts");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (out, err) = (text(&output.stdout), text(&output.stderr));
