@@ -142,7 +142,7 @@ impl Repository {
             match answer.map_err(RepositoryError::from).and_then(|found| found) {
                 Ok(Some((stored, descriptor))) => found.push((replica.index, descriptor, stored)),
                 Ok(None) => {
-                    let why = format!("store {}: holds no repository yet: run init", replica.name);
+                    let why = format!("store {}: holds no repository yet", replica.name);
                     faults.insert(replica.index, (Fault::NoRepository, why));
                 }
                 Err(e) => {
@@ -159,6 +159,9 @@ impl Repository {
                 Fault::Usage,
                 format!("stores {} and {} hold different repositories: name only stores of one", name(found[0].0), name(*other)),
             ));
+        }
+        for (_, why) in faults.values_mut().filter(|(fault, _)| *fault == Fault::NoRepository) {
+            why.push_str(": run `holdfast heal` to make it a replica");
         }
         let mask = Mask(found.iter().fold(0, |m, (i, _, _)| m | 1 << i));
         let (keyring, met) =
@@ -294,7 +297,7 @@ async fn audit(
             faults.insert(index, (damage.fault, damage.why.clone()));
         }
         if id.is_none() {
-            let why = format!("store {name}: its log has not begun: run init");
+            let why = format!("store {name}: its log has not begun: run `holdfast heal` to make it a replica");
             faults.entry(index).or_insert((Fault::NoRepository, why));
         }
         for head in heads {

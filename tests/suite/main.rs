@@ -14,6 +14,7 @@ mod format_samples;
 mod fuzz_drivers;
 mod fuzz_parsers;
 mod golden_repository;
+mod heal;
 mod hostile_repository;
 mod hostile_source;
 mod memory;

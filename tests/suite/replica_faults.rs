@@ -673,7 +673,7 @@ async fn an_empty_store_beside_a_repository_is_named_completed_and_filled() {
     let report = stage.backup(stage.members(), source.path()).await.expect("two of three are enough");
     let (why, class) = only_behind(&report, "c");
     assert_eq!(class, Some(Class::NoRepository));
-    assert!(why.contains("run init"), "{why}");
+    assert!(why.contains("run `holdfast heal`"), "{why}");
     assert!(stage.names_at(2, "").await.is_empty(), "a backup makes no repository");
 
     let made = stage.init().await;
