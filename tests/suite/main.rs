@@ -6,6 +6,7 @@ mod configuration;
 mod cost;
 mod crash_points;
 mod example_config;
+mod fault_proxy;
 mod format_golden;
 mod format_hostile;
 mod format_props;

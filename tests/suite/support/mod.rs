@@ -3,14 +3,17 @@
 
 use holdfast::store::name::ObjectName;
 
+pub mod authority;
 pub mod faulty_store;
 pub mod generated;
+pub mod proxy;
 pub mod recording_store;
 pub mod replicas;
 pub mod rig;
 pub mod seen;
 pub mod source_tree;
 pub mod stage;
+pub mod wire;
 
 /// An object name from a text that is known to be one.
 pub fn name(text: &str) -> ObjectName {
