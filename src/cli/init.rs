@@ -43,6 +43,9 @@ pub async fn run(context: &Context, _: InitArguments) -> Result<Outcome, Failure
             context.output.line(format_args!("  {name}: {what}"));
         }
     }
+    for note in &report.notes {
+        context.output.warn(note);
+    }
     for (name, _, why) in &report.failed {
         context.output.problem("init", name, why);
     }

@@ -16,6 +16,7 @@ use crate::repository::keyring::{self, Keyring, Unlock};
 use crate::repository::layout::{self, Class};
 use crate::repository::log::Log;
 use crate::repository::open::{descriptor_at, floor, refuses, story, unlock_descriptor, worst};
+use crate::repository::probe::examine;
 use crate::seal::key::{KdfParams, RepositoryKeys, Secret};
 use crate::store::error::StoreErrorKind;
 
@@ -49,6 +50,8 @@ pub struct InitReport {
     pub replicas: Vec<(String, String)>,
     /// Stores at which it could not be completed: name, class, why.
     pub failed: Vec<(String, Fault, String)>,
+    /// Things worth saying that are no errors.
+    pub notes: Vec<String>,
 }
 
 /// Makes a repository at all members, or completes the one that is there.
@@ -111,13 +114,14 @@ pub async fn init(
     let mut mask = Mask(found.iter().fold(0, |m, (i, _, _)| m | 1 << i));
     let keyring = unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, keyring::LEVEL).await?;
     let keyring = std::sync::Arc::new(keyring);
-    let mut replicas = Vec::new();
+    let (mut replicas, mut notes) = (Vec::new(), Vec::new());
     for replica in &set.replicas {
         if failed.iter().any(|(name, _, _)| *name == replica.name) {
             continue;
         }
         match complete(env, &set, mask, replica, &keyring, &stored, &descriptor).await {
-            Ok(what) => {
+            Ok((what, note)) => {
+                notes.extend(note);
                 // The next ones can have the keys from here, too: the store that decided may fail on the way.
                 mask = mask.or(Mask::one(replica.index));
                 replicas.push((replica.name.clone(), what));
@@ -125,7 +129,7 @@ pub async fn init(
             Err(e) => failed.push((replica.name.clone(), e.fault, story(&e))),
         }
     }
-    Ok(InitReport { repository_id: keyring.repository_id, created, replicas, failed })
+    Ok(InitReport { repository_id: keyring.repository_id, created, replicas, failed, notes })
 }
 
 /// The store whose descriptor decides.
@@ -202,7 +206,7 @@ async fn complete(
     keyring: &std::sync::Arc<Keyring>,
     stored: &Bytes,
     descriptor: &Descriptor,
-) -> Result<String, RepositoryError> {
+) -> Result<(String, Option<String>), RepositoryError> {
     let had = replica.store.stat(&layout::descriptor()).await?.is_some();
     if !had {
         refuse_foreign(replica).await?;
@@ -242,12 +246,15 @@ async fn complete(
     }
     let mut log = Log::load(env, replica, keyring, env.random(), 1).await?;
     let begun = log.state.slot > 0 || log.damaged.is_some();
+    let mut note = None;
     if !begun {
+        note = examine(env, replica, &layout::descriptor(), stored).await?;
         log.create_genesis(&[]).await?;
     }
-    Ok(match (had, begun) {
-        (true, true) => "was there".into(),
-        (true, false) => "completed".into(),
-        (false, _) => "created".into(),
-    })
+    let what = match (had, begun) {
+        (true, true) => "was there",
+        (true, false) => "completed",
+        (false, _) => "created",
+    };
+    Ok((what.into(), note))
 }

@@ -18,6 +18,7 @@ pub mod layout;
 pub mod log;
 pub mod notes;
 pub mod open;
+mod probe;
 pub mod reader;
 pub mod snapshots;
 pub mod state;

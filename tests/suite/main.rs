@@ -13,6 +13,7 @@ mod format_props;
 mod format_samples;
 mod fuzz_parsers;
 mod memory;
+mod probe;
 mod processes;
 mod real_trees;
 mod replica_faults;
