@@ -95,14 +95,6 @@ pub fn worst(faults: impl IntoIterator<Item = Fault>) -> Option<Fault> {
     faults.into_iter().min_by_key(|f| ORDER.iter().position(|o| o == f))
 }
 
-fn fault_of(e: &StoreError) -> Fault {
-    match e.kind {
-        StoreErrorKind::Denied => Fault::Denied,
-        StoreErrorKind::Corrupt => Fault::Integrity,
-        _ => Fault::Failed,
-    }
-}
-
 /// Opens the first slot that `unlock` fits: the named one, else any other in `keys/`.
 pub(super) async fn unlock_descriptor(
     env: &Env,
@@ -297,7 +289,7 @@ pub(super) fn story(e: &RepositoryError) -> String {
 fn nothing_found(set: &ReplicaSet, faults: &BTreeMap<usize, (Fault, String)>) -> RepositoryError {
     let closed = set.closed.iter().map(|(_, _, e)| {
         let missing = e.kind == StoreErrorKind::NotFound;
-        (if missing { Fault::NoRepository } else { fault_of(e) }, format!("{e}"))
+        (if missing { Fault::NoRepository } else { RepositoryError::from_kind(e.kind) }, e.story())
     });
     let all: Vec<_> = faults.values().cloned().chain(closed).collect();
     if all.iter().all(|(fault, _)| *fault == Fault::NoRepository) {
