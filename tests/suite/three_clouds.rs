@@ -1,5 +1,6 @@
 //! The main job: the real binary, a real tree, three providers at once, each behind a proxy that can kill, slow or deny it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -9,7 +10,7 @@ use serde_json::Value;
 
 use crate::real_trees::{difference, has_rsync};
 use crate::support::authority::Authority;
-use crate::support::clouds::{Cloud, PROVIDERS, Provider, Request};
+use crate::support::clouds::{Cloud, Provider, Request, THREE};
 use crate::support::proxy::{Answer, Fault, Rule};
 use crate::support::source_tree::noise;
 
@@ -25,21 +26,30 @@ struct Desk {
 
 impl Desk {
     async fn new() -> Desk {
-        Desk::of(&PROVIDERS, "").await
+        Desk::of(&THREE, 3).await
     }
 
-    async fn of(providers: &[Provider], repository: &str) -> Desk {
-        let folder = tempfile::tempdir().expect("a folder");
-        let authority = Authority::new(true);
+    async fn of(providers: &[Provider], retries: u32) -> Desk {
+        let (folder, authority) = (tempfile::tempdir().expect("a folder"), Authority::new(true));
         let mut clouds = Vec::new();
-        for provider in providers {
-            clouds.push(Cloud::start(*provider, Some((&authority, folder.path()))).await);
+        for (provider, name) in providers.iter().zip(["one", "two", "three"]) {
+            clouds.push(Cloud::start(*provider, name, Some((&authority, folder.path()))).await);
         }
+        Desk::at_these(folder, clouds, retries)
+    }
+
+    /// One provider, and it ignores the condition of creates.
+    async fn careless(provider: Provider) -> Desk {
+        let (folder, authority) = (tempfile::tempdir().expect("a folder"), Authority::new(true));
+        let cloud = Cloud::careless(provider, "one", Some((&authority, folder.path()))).await;
+        Desk::at_these(folder, vec![cloud], 3)
+    }
+
+    fn at_these(folder: tempfile::TempDir, clouds: Vec<Cloud>, retries: u32) -> Desk {
         let mut config = "[repository]\nkey_file = \"key\"\nstate_dir = \"state\"\nstall = \"30s\"\n".to_owned();
-        config += repository;
         for cloud in &clouds {
-            config += &cloud.section(cloud.provider.name(), "a/prefix");
-            config += "timeout = \"5s\"\nretries = 3\n";
+            config += &cloud.section("a/prefix");
+            config += &format!("timeout = \"5s\"\nretries = {retries}\n");
         }
         config += "[backup]\nhost = \"here\"\ndata_pack = \"1 MiB\"\nmeta_pack = \"1 MiB\"\n";
         fs::write(folder.path().join("holdfast.toml"), config).expect("written");
@@ -91,27 +101,24 @@ impl Desk {
     }
 
     /// Changes the source: more noise, some files gone, some edited.
-    fn change(&self, source: &Path) {
-        for number in 100..112 {
-            fs::write(source.join(format!("noise-{number}")), noise(number, 1 << 20)).expect("written");
+    fn change(&self, source: &Path, round: u64) {
+        for number in 0..12 {
+            let seed = round * 100 + number;
+            fs::write(source.join(format!("noise-{seed}")), noise(seed, 1 << 20)).expect("written");
         }
-        fs::remove_file(source.join("noise-3")).expect("removed");
-        fs::write(source.join("src/lib.rs"), "// changed\n").expect("written");
-    }
-
-    fn cloud(&self, provider: Provider) -> &Cloud {
-        self.clouds.iter().find(|c| c.provider == provider).expect("one of the three")
+        fs::remove_file(source.join(format!("noise-{round}"))).expect("removed");
+        fs::write(source.join("src/lib.rs"), format!("// change {round}\n")).expect("written");
     }
 
     /// Restores from one store while the others are gone, and compares.
-    async fn alone(&self, provider: Provider, source: &Path) {
-        self.clouds.iter().filter(|c| c.provider != provider).for_each(|c| c.proxy.down());
+    async fn alone(&self, index: usize, source: &Path) {
+        let cloud = &self.clouds[index];
+        self.clouds.iter().filter(|c| c.name != cloud.name).for_each(|c| c.proxy.down());
         let run = self.runs.replace(self.runs.get() + 1);
         let target = self.at(&format!("restored-{run}"));
-        let text = target.to_str().expect("plain").to_owned();
-        self.expect(0, &["restore", "latest", "--target", &text, "--from", provider.name()]).await;
+        self.expect(0, &["restore", "latest", "--target", text(&target), "--from", &cloud.name]).await;
         let restored = target.join(source.strip_prefix("/").expect("absolute"));
-        assert_eq!(difference(source, &restored), "", "from {provider:?} alone");
+        assert_eq!(difference(source, &restored), "", "from {:?} alone", cloud.provider);
         fs::remove_dir_all(&target).expect("removed");
         self.clouds.iter().for_each(|c| c.proxy.up());
     }
@@ -125,8 +132,9 @@ impl Desk {
         newest["replicas"].as_array().expect("replicas").iter().map(|r| r.as_str().expect("a name").to_owned()).collect()
     }
 
-    fn others(&self, victim: Provider) -> Vec<String> {
-        self.clouds.iter().map(|c| c.provider).filter(|p| *p != victim).map(|p| p.name().to_owned()).collect()
+    fn others(&self, victim: usize) -> Vec<String> {
+        let others = self.clouds.iter().enumerate().filter(|(i, _)| *i != victim);
+        others.map(|(_, cloud)| cloud.name.clone()).collect()
     }
 }
 
@@ -142,21 +150,19 @@ async fn each_cloud_alone_restores() {
     let desk = Desk::new().await;
     let source = desk.source();
     desk.expect(0, &["init"]).await;
-    desk.expect(0, &["backup", text(&source)]).await;
-    assert_eq!(desk.holders().await.len(), desk.clouds.len());
-    for provider in PROVIDERS {
-        desk.alone(provider, &source).await;
-    }
-    desk.change(&source);
-    desk.expect(0, &["backup", text(&source)]).await;
-    for provider in PROVIDERS {
-        desk.alone(provider, &source).await;
+    for round in 0..2 {
+        desk.expect(0, &["backup", text(&source)]).await;
+        assert_eq!(desk.holders().await.len(), 3);
+        for index in 0..3 {
+            desk.alone(index, &source).await;
+        }
+        desk.change(&source, round + 1);
     }
     desk.expect(0, &["verify", "--read-data"]).await;
 }
 
 /// Killed in the middle of a backup: the others complete, heal brings it back, and it alone restores.
-async fn killed(victim: Provider) {
+async fn killed(victim: usize) {
     if !has_rsync() {
         return;
     }
@@ -164,49 +170,47 @@ async fn killed(victim: Provider) {
     let source = desk.source();
     desk.expect(0, &["init"]).await;
     desk.expect(0, &["backup", text(&source)]).await;
-    desk.change(&source);
-    let cloud = desk.cloud(victim);
-    // In the middle of the packs: the probe and some packs came through.
+    desk.change(&source, 1);
+    let cloud = &desk.clouds[victim];
+    // In the middle of the packs: what opening puts and some packs came through.
     cloud.on(Request::Put, Rule::new(Fault::Down).skip(6));
-    let (_, err) = desk.expect(4, &["backup", text(&source)]).await;
+    let (out, err) = desk.expect(4, &["backup", text(&source)]).await;
     assert!(cloud.proxy.is_down(), "it was struck");
+    assert!(out.lines().any(|l| l.contains(&cloud.name) && l.contains("left behind")), "{out}\n{err}");
     cloud.proxy.behave();
     cloud.proxy.up();
     assert_eq!(desk.holders().await, desk.others(victim), "{err}");
     let (out, err) = desk.expect(0, &["heal"]).await;
     println!("{out}{err}");
-    assert_eq!(desk.holders().await.len(), desk.clouds.len());
+    assert_eq!(desk.holders().await.len(), 3);
     desk.alone(victim, &source).await;
     desk.expect(0, &["backup", text(&source)]).await;
     desk.expect(0, &["verify", "--read-data"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s3_is_killed_and_healed() {
-    killed(Provider::S3).await;
-}
-
-/// Throttled, slow and broken answers at one store: the run takes them, and all three hold the snapshot.
-async fn troubled(victim: Provider, throttling: Answer) {
-    let desk = Desk::new().await;
-    let source = desk.source();
-    desk.expect(0, &["init"]).await;
-    let cloud = desk.cloud(victim);
-    cloud.proxy.inject(Rule::new(Fault::Answer(throttling)).method("PUT").method("POST").method("GET").percent(1, 20));
-    cloud.proxy.inject(Rule::new(Fault::ResetAfter).percent(2, 5));
-    cloud.proxy.inject(Rule::new(Fault::Delay(Duration::from_millis(200))).percent(3, 50));
-    desk.expect(0, &["backup", text(&source)]).await;
-    cloud.proxy.behave();
-    assert_eq!(desk.holders().await.len(), desk.clouds.len());
-    desk.expect(0, &["verify", "--read-data"]).await;
+async fn the_first_is_killed_and_healed() {
+    killed(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s3_is_troubled() {
-    troubled(Provider::S3, Answer::xml(503, "<Error><Code>SlowDown</Code></Error>").with("retry-after", "0")).await;
+async fn the_second_is_killed_and_healed() {
+    killed(1).await;
 }
 
-/// What a provider says to whoever may not write, and what the message must name.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_third_is_killed_and_healed() {
+    killed(2).await;
+}
+
+/// How a provider says to slow down.
+fn busy(provider: Provider) -> Answer {
+    match provider {
+        Provider::S3 => Answer::xml(503, "<Error><Code>SlowDown</Code></Error>").with("retry-after", "0"),
+    }
+}
+
+/// What a provider says to whoever may not write, and what the message must name: action, resource, fix.
 fn denied(provider: Provider) -> (Answer, [&'static str; 3]) {
     match provider {
         Provider::S3 => {
@@ -216,45 +220,144 @@ fn denied(provider: Provider) -> (Answer, [&'static str; 3]) {
     }
 }
 
+/// Throttled, slow and lost answers at one store: the run takes them, and all three hold the snapshot.
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_at_one_costs_time_only() {
+    // So many that by chance alone no request fails in all of its attempts.
+    let desk = Desk::of(&THREE, 10).await;
+    let source = desk.source();
+    desk.expect(0, &["init"]).await;
+    for (round, cloud) in desk.clouds.iter().enumerate() {
+        cloud.proxy.inject(Rule::new(Fault::Answer(busy(cloud.provider))).percent(1, 15));
+        cloud.proxy.inject(Rule::new(Fault::ResetAfter).percent(2, 5));
+        cloud.proxy.inject(Rule::new(Fault::Delay(Duration::from_millis(200))).percent(3, 30));
+        let (out, err) = desk.expect(0, &["backup", text(&source)]).await;
+        cloud.proxy.behave();
+        assert_eq!(desk.holders().await.len(), 3, "{out}\n{err}");
+        desk.change(&source, 1 + round as u64);
+    }
+    desk.expect(0, &["verify", "--read-data"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn denied_at_one_or_at_all() {
     let desk = Desk::new().await;
     let source = desk.source();
     desk.expect(0, &["init"]).await;
-    for victim in PROVIDERS {
-        let (answer, words) = denied(victim);
-        desk.cloud(victim).on(Request::Put, Rule::new(Fault::Answer(answer)));
-        let code = if desk.clouds.len() == 1 { 13 } else { 4 };
-        let (out, err) = desk.expect(code, &["backup", text(&source)]).await;
-        for word in words {
-            assert!(format!("{out}{err}").contains(word), "{victim:?}: {word:?} is missing:\n{out}\n{err}");
+    let named = |cloud: &Cloud, said: &str| {
+        let said: Vec<&str> = said.lines().filter(|l| l.contains(&cloud.name)).collect();
+        for word in denied(cloud.provider).1 {
+            assert!(said.iter().any(|l| l.contains(word)), "{}: {word:?} is missing: {said:?}", cloud.name);
         }
-        desk.cloud(victim).proxy.behave();
+    };
+    for cloud in &desk.clouds {
+        cloud.on(Request::Put, Rule::new(Fault::Answer(denied(cloud.provider).0)));
+        let (out, err) = desk.expect(4, &["backup", text(&source)]).await;
+        named(cloud, &format!("{out}{err}"));
+        cloud.proxy.behave();
         desk.expect(0, &["heal"]).await;
     }
-    for victim in PROVIDERS {
-        desk.cloud(victim).on(Request::Put, Rule::new(Fault::Answer(denied(victim).0)));
+    for cloud in &desk.clouds {
+        cloud.on(Request::Put, Rule::new(Fault::Answer(denied(cloud.provider).0)));
     }
     let (out, err) = desk.expect(13, &["backup", text(&source)]).await;
-    for word in PROVIDERS.into_iter().flat_map(|p| denied(p).1) {
-        assert!(format!("{out}{err}").contains(word), "{word:?} is missing:\n{out}\n{err}");
+    for cloud in &desk.clouds {
+        let all = format!("{out}{err}").replace('\n', " ") + &cloud.name;
+        named(cloud, &all);
     }
     // Not even reading is allowed.
-    for victim in PROVIDERS {
-        desk.cloud(victim).proxy.inject(Rule::new(Fault::Answer(denied(victim).0)));
+    for cloud in &desk.clouds {
+        cloud.proxy.behave();
+        cloud.proxy.inject(Rule::new(Fault::Answer(denied(cloud.provider).0)));
     }
     desk.expect(13, &["snapshots"]).await;
+    desk.expect(13, &["backup", text(&source)]).await;
     desk.expect(13, &["init"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_clock_is_said_to_be_one() {
-    let desk = Desk::of(&[Provider::S3], "").await;
+    let desk = Desk::of(&[Provider::S3], 3).await;
     let source = desk.source();
     desk.expect(0, &["init"]).await;
     let body = "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference between the request time and the server's time \
                 is too large.</Message></Error>";
-    desk.cloud(Provider::S3).proxy.inject(Rule::new(Fault::Answer(Answer::xml(403, body))));
+    desk.clouds[0].proxy.inject(Rule::new(Fault::Answer(Answer::xml(403, body))));
     let (_, err) = desk.expect(13, &["backup", text(&source)]).await;
     assert!(err.contains("clock"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_overwrites_is_refused() {
+    for provider in THREE {
+        let desk = Desk::careless(provider).await;
+        let source = desk.source();
+        let (_, err) = desk.expect(16, &["init"]).await;
+        assert!(err.contains("create-if-absent"), "{err}");
+        let cloud = &desk.clouds[0];
+        // A server that forgot how, after it was made when it still knew.
+        cloud.proxy.behave();
+        desk.expect(0, &["init"]).await;
+        desk.expect(0, &["backup", text(&source)]).await;
+        cloud.forget();
+        let (_, err) = desk.expect(16, &["backup", text(&source)]).await;
+        assert!(err.contains("create-if-absent"), "{err}");
+    }
+}
+
+/// What each server was asked since the last look, by its own names of operations.
+fn bills(desk: &Desk, before: &mut [BTreeMap<&'static str, usize>]) -> Vec<BTreeMap<&'static str, usize>> {
+    let bill = |(cloud, before): (&Cloud, &mut BTreeMap<&'static str, usize>)| {
+        let now = cloud.counts();
+        let spent = now.iter().map(|(name, n)| (*name, n - before.get(name).copied().unwrap_or(0)));
+        let spent = spent.filter(|(_, n)| *n > 0).collect();
+        *before = now;
+        spent
+    };
+    desk.clouds.iter().zip(before).map(bill).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_few() {
+    let desk = Desk::new().await;
+    let source = desk.at("many");
+    for number in 0..10_000 {
+        let folder = source.join(format!("{:02}", number % 100));
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::write(folder.join(format!("{number}")), noise(number, 300)).expect("written");
+    }
+    let mut before = vec![BTreeMap::new(); desk.clouds.len()];
+    desk.expect(0, &["init"]).await;
+    let mut rows = vec![("init", bills(&desk, &mut before))];
+    let one = source.join("07/2107");
+    let (wanted, target) = (format!("latest:{}", text(&source.join("07"))), desk.at("restored"));
+    let jobs: [(&str, Vec<&str>); 4] = [
+        ("first backup of 10,000 files", vec!["backup", text(&source)]),
+        ("unchanged backup", vec!["backup", text(&source)]),
+        ("open (snapshots)", vec!["snapshots"]),
+        ("restore of one file", vec!["restore", &wanted, "--target", text(&target), "--include", "2107", "--from", "one"]),
+    ];
+    for (job, words) in &jobs {
+        desk.expect(0, words).await;
+        rows.push((*job, bills(&desk, &mut before)));
+    }
+    assert_eq!(fs::read(target.join("2107")).expect("restored"), fs::read(one).expect("there"));
+    for (job, bills) in &rows {
+        for (cloud, bill) in desk.clouds.iter().zip(bills) {
+            let all: usize = bill.values().sum();
+            println!("requests, {job}, {} ({:?}): {all} {bill:?}", cloud.name, cloud.provider);
+            assert!(all <= most(job), "{job} at {}: {all} requests: {bill:?}", cloud.name);
+        }
+    }
+}
+
+/// The most requests that each replica may be asked for a job.
+fn most(job: &str) -> usize {
+    match job {
+        "init" => 60,
+        "first backup of 10,000 files" => 60,
+        "unchanged backup" => 40,
+        "open (snapshots)" => 20,
+        _ => 30,
+    }
 }

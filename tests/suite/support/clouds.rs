@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use holdfast::clock::Env;
+use holdfast::store::credentials::Credentials;
 use holdfast::store::settings::{ProviderSettings, StoreSettings};
 use holdfast::store::url::StoreUrl;
 use holdfast::store::{OpenStore, open};
 
 use crate::support::authority::Authority;
-use crate::support::proxy::{Proxy, Rule};
+use crate::support::proxy::{Fault, Proxy, Rule};
 use crate::support::s3_server::{ACCESS_KEY, BUCKET, REGION, S3Server, SECRET_KEY};
 
 /// A provider.
@@ -20,8 +21,8 @@ pub enum Provider {
     S3,
 }
 
-/// All of them.
-pub const PROVIDERS: [Provider; 1] = [Provider::S3];
+/// One cloud each of three replicas.
+pub const THREE: [Provider; 3] = [Provider::S3, Provider::S3, Provider::S3];
 
 /// A kind of request, as it looks on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +50,6 @@ impl Provider {
             (Provider::S3, Request::Delete) => ("POST", "delete"),
         }
     }
-
-    /// Short name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Provider::S3 => "s3",
-        }
-    }
 }
 
 enum Server {
@@ -66,25 +60,56 @@ enum Server {
 pub struct Cloud {
     /// Which provider.
     pub provider: Provider,
+    /// The store's name, for messages.
+    pub name: String,
     /// What stands between.
     pub proxy: Proxy,
     ca_file: Option<PathBuf>,
     server: Server,
+    anonymous: bool,
 }
 
 impl Cloud {
     /// Starts both; over TLS if there is an authority, whose certificate is written into `folder`.
-    pub async fn start(provider: Provider, tls: Option<(&Authority, &Path)>) -> Cloud {
-        let (server, endpoint) = match provider {
-            Provider::S3 => {
-                let server = S3Server::start();
-                let endpoint = server.endpoint();
-                (Server::S3(server), endpoint)
-            }
+    pub async fn start(provider: Provider, name: &str, tls: Option<(&Authority, &Path)>) -> Cloud {
+        let server = match provider {
+            Provider::S3 => Server::S3(S3Server::start()),
+        };
+        Cloud::before(provider, server, name, tls, false).await
+    }
+
+    /// A provider that ignores the condition of a create. Anybody may ask, since what is signed cannot be left out on the way.
+    pub async fn careless(provider: Provider, name: &str, tls: Option<(&Authority, &Path)>) -> Cloud {
+        let server = match provider {
+            Provider::S3 => Server::S3(S3Server::open_to_all()),
+        };
+        let cloud = Cloud::before(provider, server, name, tls, true).await;
+        cloud.forget();
+        cloud
+    }
+
+    /// From now on the condition of a create is lost on its way.
+    pub fn forget(&self) {
+        let condition = match self.provider {
+            Provider::S3 => "if-none-match",
+        };
+        self.on(Request::Put, Rule::new(Fault::Without(condition)));
+    }
+
+    async fn before(
+        provider: Provider,
+        server: Server,
+        name: &str,
+        tls: Option<(&Authority, &Path)>,
+        anonymous: bool,
+    ) -> Cloud {
+        let endpoint = match &server {
+            Server::S3(server) => server.endpoint(),
         };
         let address: SocketAddr = endpoint.trim_start_matches("http://").parse().expect("an address");
         let proxy = Proxy::start(address, tls.map(|(authority, _)| authority)).await;
-        Cloud { provider, proxy, ca_file: tls.map(|(authority, folder)| authority.file(folder)), server }
+        let ca_file = tls.map(|(authority, folder)| authority.file(folder));
+        Cloud { provider, name: name.to_owned(), proxy, ca_file, server, anonymous }
     }
 
     /// The server's own address, past the proxy.
@@ -106,14 +131,17 @@ impl Cloud {
         let settings = match &self.server {
             Server::S3(server) => server.settings().provider,
         };
-        ProviderSettings { ca_file: self.ca_file.clone(), ..settings }
+        let credentials = if self.anonymous { Credentials::Anonymous } else { settings.credentials };
+        ProviderSettings { ca_file: self.ca_file.clone(), credentials, ..settings }
     }
 
     /// The same for a configuration file: a whole section.
-    pub fn section(&self, name: &str, prefix: &str) -> String {
+    pub fn section(&self, prefix: &str) -> String {
+        let name = &self.name;
         let url = self.url(&self.proxy.url(), prefix);
         let ca = self.ca_file.as_ref().map(|path| format!("ca_file = \"{}\"\n", path.display())).unwrap_or_default();
         let credentials = match &self.server {
+            _ if self.anonymous => "{ kind = \"anonymous\" }".to_owned(),
             Server::S3(_) => {
                 format!("{{ kind = \"access-key\", access_key_id = \"{ACCESS_KEY}\", secret_env = \"{S3_SECRET}\" }}")
             }
@@ -137,7 +165,7 @@ impl Cloud {
         ] {
             let url = StoreUrl::parse(&self.url(&endpoint, prefix), Path::new("/")).expect("a URL");
             let settings = StoreSettings { provider, ..settings.clone() };
-            opened.push(open(env, self.provider.name(), &url, &settings, true).await.unwrap_or_else(|e| panic!("{e:?}")));
+            opened.push(open(env, &self.name, &url, &settings, true).await.unwrap_or_else(|e| panic!("{e:?}")));
         }
         opened.try_into().unwrap_or_else(|_| unreachable!())
     }
