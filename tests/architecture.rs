@@ -43,9 +43,7 @@ const IMPURE: [&str; 11] = [
 ];
 
 /// Crates whose types must not spread: each is named in one file.
-const ONE_FILE_EACH: [&str; 15] = [
-    "aws_sdk_s3",
-    "aws_config",
+const ONE_FILE_EACH: [&str; 13] = [
     "google_cloud_storage",
     "azure_storage_blob",
     "azure_storage_blobs",
@@ -59,6 +57,18 @@ const ONE_FILE_EACH: [&str; 15] = [
     "indicatif",
     "clap_complete",
     "globset",
+];
+
+/// Crates of one provider: named in its files only.
+const ONE_PROVIDER_EACH: [(&str, &str); 8] = [
+    ("aws_sdk_s3", "store/s3/"),
+    ("aws_config", "store/s3/"),
+    ("aws_credential_types", "store/s3/"),
+    ("aws_smithy_http_client", "store/s3/"),
+    ("aws_smithy_runtime", "store/s3/"),
+    ("aws_smithy_runtime_api", "store/s3/"),
+    ("aws_smithy_types", "store/s3/"),
+    ("aws_types", "store/s3/"),
 ];
 
 /// Time, chance, work and surroundings come from one place each.
@@ -215,6 +225,16 @@ fn one_file_each(sources: &[Source]) -> Vec<String> {
         let users: Vec<&str> = sources.iter().filter(|s| names(&s.code(), word)).map(|s| s.path.as_str()).collect();
         if users.len() > 1 {
             complaints.push(format!("{word} is named in {}: one file each", users.join(", ")));
+        }
+    }
+    complaints
+}
+
+fn one_provider_each(sources: &[Source]) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (word, folder) in ONE_PROVIDER_EACH {
+        for source in sources.iter().filter(|s| !s.path.starts_with(folder) && names(&s.code(), word)) {
+            complaints.push(format!("{}: {word} belongs to {folder}", source.path));
         }
     }
     complaints
@@ -383,10 +403,13 @@ fn imports_point_down() {
 fn crates_stay_in_their_file() {
     holds(one_file_each);
     let two = |second: &str| {
-        one_file_each(&[Source::new("store/s3.rs", "use aws_sdk_s3::Client;"), Source::new("store/limit.rs", second)])
+        one_file_each(&[Source::new("seal/encrypt.rs", "use aes_gcm::Key;"), Source::new("store/limit.rs", second)])
     };
-    assert_eq!(two("fn f(c: aws_sdk_s3::Error) {}").len(), 1);
-    assert_eq!(two("// aws_sdk_s3\nfn my_aws_sdk_s3() {}").len(), 0);
+    assert_eq!(two("fn f(c: aes_gcm::Error) {}").len(), 1);
+    assert_eq!(two("// aes_gcm\nfn my_aes_gcm() {}").len(), 0);
+    holds(one_provider_each);
+    complains(one_provider_each, "store/limit.rs", "use aws_sdk_s3::Client;", "// aws_sdk_s3\nfn my_aws_sdk_s3() {}");
+    assert!(one_provider_each(&[Source::new("store/s3/mod.rs", "use aws_sdk_s3::Client;")]).is_empty());
 }
 
 #[test]

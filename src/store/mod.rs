@@ -18,6 +18,7 @@ use crate::store::limit::{LimitSettings, Limited};
 use crate::store::meter::{Meter, Metered};
 use crate::store::name::ObjectName;
 use crate::store::retry::{RetrySettings, Retrying};
+use crate::store::s3::S3Store;
 use crate::store::settings::StoreSettings;
 use crate::store::url::{Place, StoreUrl};
 
@@ -29,6 +30,7 @@ pub mod memory;
 pub mod meter;
 pub mod name;
 pub mod retry;
+pub mod s3;
 pub mod settings;
 pub mod url;
 
@@ -124,7 +126,7 @@ pub async fn open(
             let (opening, label, path) = (env.clone(), label.to_owned(), path.clone());
             Arc::new(env.blocking(move || DirectoryStore::open(&opening, &label, path, create)).await?)
         }
-        Place::S3(_) => return Err(not_built(label, url)),
+        Place::S3(bucket) => Arc::new(S3Store::open(env, label, bucket, settings).await?),
         Place::Gcs(_) => return Err(not_built(label, url)),
         Place::Azure { .. } => return Err(not_built(label, url)),
     };

@@ -21,11 +21,13 @@ use holdfast::store::memory::MemoryStore;
 use holdfast::store::meter::{Meter, Metered};
 use holdfast::store::name::{NAME_MAX, ObjectName};
 use holdfast::store::retry::{RetrySettings, Retrying};
+use holdfast::store::s3::S3Store;
 use holdfast::store::settings::StoreSettings;
-use holdfast::store::url::StoreUrl;
+use holdfast::store::url::{Place as UrlPlace, StoreUrl};
 use holdfast::store::{OBJECT_MAX, ObjectInfo, Store, open, wrap};
 
 use crate::support::name;
+use crate::support::s3_server::S3Server;
 
 type Open = Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Store>> + Send + Sync>;
 
@@ -42,13 +44,21 @@ impl Place {
     }
 }
 
-/// Time stands still and everything happens on one task, or the machine's own time and threads.
+/// Time stands still and everything happens on one task, or the machine's own time and threads; there, perhaps with a
+/// server that a variable of the environment names.
 enum World {
     Paused,
     Real,
+    Elsewhere(&'static str),
 }
 
 fn run<F: Future<Output = ()>>(world: World, races: usize, subject: impl Fn(&Env, &Path) -> Open, case: impl FnOnce(Place) -> F) {
+    if let World::Elsewhere(variable) = world
+        && std::env::var_os(variable).is_none()
+    {
+        eprintln!("ignored: {variable} is not set");
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let (mut builder, env): (_, fn() -> Env) = match world {
         World::Paused => {
@@ -56,7 +66,7 @@ fn run<F: Future<Output = ()>>(world: World, races: usize, subject: impl Fn(&Env
             builder.start_paused(true);
             (builder, || Env::inline(1, Time(1_700_000_000_000_000_000)))
         }
-        World::Real => (tokio::runtime::Builder::new_multi_thread(), Env::real),
+        World::Real | World::Elsewhere(_) => (tokio::runtime::Builder::new_multi_thread(), Env::real),
     };
     builder.enable_all().build().unwrap().block_on(async {
         let env = env();
@@ -86,6 +96,37 @@ fn opened_by_url(env: &Env, folder: &Path) -> Open {
         let (env, url) = (env.clone(), url.clone());
         async move { open(&env, "url", &url, &StoreSettings::default(), true).await.unwrap().store }.boxed()
     })
+}
+
+fn s3(env: &Env, _: &Path) -> Open {
+    let server = Arc::new(S3Server::start());
+    let env = env.clone();
+    Box::new(move || {
+        let (env, server) = (env.clone(), server.clone());
+        async move {
+            let url = server.url("some/prefix");
+            let UrlPlace::S3(bucket) = url.place() else { panic!("{url}") };
+            let store =
+                S3Store::open(&env, "s3", bucket, &server.settings()).await.unwrap_or_else(|e| panic!("{e}: {:?}", e.source));
+            Arc::new(store) as Arc<dyn Store>
+        }
+        .boxed()
+    })
+}
+
+/// The store that a variable names, each time under another prefix, with credentials as found in the environment.
+fn named_by(variable: &'static str) -> impl Fn(&Env, &Path) -> Open {
+    move |env, folder| {
+        let text = std::env::var(variable).unwrap();
+        let (path, query) = text.split_once('?').map_or((text.as_str(), ""), |(path, query)| (path, query));
+        let fresh = hex::encode(env.random::<8>());
+        let url = StoreUrl::parse(&format!("{}/contract-{fresh}?{query}", path.trim_end_matches('/')), folder).unwrap();
+        let env = env.clone();
+        Box::new(move || {
+            let (env, url) = (env.clone(), url.clone());
+            async move { open(&env, "elsewhere", &url, &StoreSettings::default(), false).await.unwrap().store }.boxed()
+        })
+    }
 }
 
 // Wrappers, around any of them.
@@ -123,8 +164,8 @@ macro_rules! cases {
     ($world:expr, $races:expr, $subject:expr, $($case:ident)*) => {$(
         #[test]
         fn $case() {
-            use super::{all_of_them, directory, limit, memory, meter, opened_by_url, retry, wrapped};
-            let _ = (all_of_them, directory, limit, memory, meter, opened_by_url, retry, wrapped);
+            use super::{all_of_them, directory, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped};
+            let _ = (all_of_them, directory, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped);
             super::run($world, $races, $subject, super::$case);
         }
     )*};
@@ -162,6 +203,9 @@ contract! {
     in_directory_limit: super::World::Real, 20, wrapped(limit, directory);
     in_directory_meter: super::World::Real, 20, wrapped(meter, directory);
     in_directory_by_url: super::World::Real, 20, opened_by_url;
+    in_s3: super::World::Real, 200, s3;
+    in_s3_wrapped: super::World::Real, 20, wrapped(all_of_them, s3);
+    in_s3_elsewhere: super::World::Elsewhere("HOLDFAST_TEST_S3_URL"), 3, named_by("HOLDFAST_TEST_S3_URL");
 }
 
 async fn list(store: &dyn Store, prefix: &str) -> Vec<ObjectInfo> {

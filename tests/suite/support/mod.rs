@@ -4,12 +4,17 @@
 use holdfast::store::name::ObjectName;
 
 pub mod authority;
+pub mod aws_tokens;
+pub mod clouds;
 pub mod faulty_store;
 pub mod generated;
 pub mod proxy;
 pub mod recording_store;
 pub mod replicas;
 pub mod rig;
+pub mod s3_bucket;
+pub mod s3_server;
+pub mod s3_service;
 pub mod seen;
 pub mod source_tree;
 pub mod stage;

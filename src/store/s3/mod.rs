@@ -1,0 +1,444 @@
+//! A store in a bucket of S3, or of any server that speaks its language.
+//!
+//! An object is one conditional PUT with a CRC-64 that the server compares; a batch of removals is one request. Each
+//! call is one attempt: the SDK's own retries are off. AWS itself is addressed by virtual hosts, any other endpoint by path.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::types::{Delete, Error, ObjectIdentifier, ServerSideEncryption, StorageClass};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{Bytes, BytesMut};
+use crc_fast::CrcAlgorithm::Crc64Nvme;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt};
+
+use crate::clock::{Env, Time};
+use crate::store::credentials::Credentials;
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::name::ObjectName;
+use crate::store::s3::fault::{Answer, Asked, Fault, Verb, chain, classify};
+use crate::store::settings::StoreSettings;
+use crate::store::url::Bucket;
+use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit};
+
+mod credentials;
+mod fault;
+
+/// How long it may take to reach a server.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Keys per page of a listing, and per batch of removals: what S3 admits.
+const PAGE: usize = 1000;
+
+/// Largest file of certificates that is read, in bytes.
+const PEM_MAX: u64 = 4 << 20;
+
+/// A store in a bucket.
+pub struct S3Store {
+    label: String,
+    env: Env,
+    bucket: Bucket,
+    client: Client,
+    classes: BTreeMap<String, String>,
+    kms_key: Option<String>,
+    // Whether the bucket was ever seen to exist: a HEAD cannot tell an absent object from an absent bucket.
+    bucket_seen: AtomicBool,
+}
+
+impl fmt::Debug for S3Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Store").field("label", &self.label).field("bucket", &self.bucket).finish_non_exhaustive()
+    }
+}
+
+impl S3Store {
+    /// Prepares the store `label` in `bucket`. Asks no server but those that say who we are; `Invalid` when the settings
+    /// cannot work (no region, a way to log in that is not S3's, unreadable certificates).
+    pub async fn open(env: &Env, label: &str, bucket: &Bucket, settings: &StoreSettings) -> Result<S3Store, StoreError> {
+        let refuse = |cause: String| {
+            StoreError::new(StoreErrorKind::Invalid, label, format!("opening the bucket {}", bucket.name)).because(cause)
+        };
+        let provider = &settings.provider;
+        let endpoint = bucket.endpoint.as_ref().or(provider.endpoint.as_ref());
+        let region = bucket.region.as_deref().or(provider.region.as_deref());
+        let pem = match &provider.ca_file {
+            Some(path) => Some(certificates(env, path).await.map_err(refuse)?),
+            None => None,
+        };
+        let found = credentials::surroundings(env, provider, region, endpoint.is_some(), pem.as_deref()).await.map_err(refuse)?;
+        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_MAX).build();
+        // A body that does not move is given up by the SDK; how long an attempt may take as a whole is for `retry`.
+        let stalls = StalledStreamProtectionConfig::enabled().grace_period(settings.timeout).build();
+        let mut config = aws_sdk_s3::config::Builder::from(&found)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts)
+            .stalled_stream_protection(stalls)
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        if let Some(endpoint) = endpoint {
+            config = config.endpoint_url(endpoint).force_path_style(true);
+        } else if found.endpoint_url().is_some() {
+            config = config.force_path_style(true);
+        }
+        if let Some(pem) = &pem {
+            config = config.http_client(credentials::trusting(pem, false).map_err(refuse)?);
+        }
+        if provider.credentials == Credentials::Anonymous {
+            config = config.allow_no_auth();
+        }
+        Ok(S3Store {
+            label: label.to_owned(),
+            env: env.clone(),
+            bucket: bucket.clone(),
+            client: Client::from_conf(config.build()),
+            classes: provider.storage_classes.clone(),
+            kms_key: provider.kms_key.clone(),
+            bucket_seen: AtomicBool::new(false),
+        })
+    }
+
+    fn asked<'a>(&'a self, verb: Verb, key: &'a str) -> Asked<'a> {
+        Asked { verb, bucket: &self.bucket.name, key, kms: self.kms_key.is_some() }
+    }
+
+    fn error(&self, verb: Verb, name: &dyn fmt::Display, fault: Fault) -> StoreError {
+        let verb = match verb {
+            Verb::Put => "put",
+            Verb::Get => "get",
+            Verb::Stat => "stat",
+            Verb::List => "list",
+            Verb::Delete => "delete",
+        };
+        StoreError::new(fault.kind, &self.label, format!("{verb} {name}")).because(fault.cause)
+    }
+
+    fn key(&self, verb: Verb, name: &ObjectName) -> Result<String, StoreError> {
+        let cause = "the name and the store's prefix are longer than S3 takes";
+        self.bucket.key(name).ok_or_else(|| self.error(verb, name, Fault::new(StoreErrorKind::Invalid, cause)))
+    }
+
+    /// What the SDK says, classed.
+    fn fault<E>(&self, verb: Verb, key: &str, error: &SdkError<E>) -> Fault
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        Fault::of(error, self.asked(verb, key), self.env.now())
+    }
+
+    fn seen(&self) {
+        self.bucket_seen.store(true, Ordering::Relaxed);
+    }
+
+    async fn create(&self, name: &ObjectName, bytes: Bytes) -> Result<(), StoreError> {
+        admit(&self.label, name, bytes.len())?;
+        let key = self.key(Verb::Put, name)?;
+        // Sums of small objects are quicker done than handed over.
+        let sum = match bytes.len() {
+            0..=0xffff => crc_fast::checksum(Crc64Nvme, &bytes),
+            _ => {
+                let bytes = bytes.clone();
+                self.env.cpu(move || crc_fast::checksum(Crc64Nvme, &bytes)).await
+            }
+        };
+        let class = self.classes.get(name.first()).map(|class| StorageClass::from(class.as_str()));
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket.name)
+            .key(&key)
+            .if_none_match("*")
+            .checksum_crc64_nvme(BASE64.encode(sum.to_be_bytes()))
+            .set_storage_class(class)
+            .set_server_side_encryption(self.kms_key.as_ref().map(|_| ServerSideEncryption::AwsKms))
+            .set_ssekms_key_id(self.kms_key.clone())
+            .body(ByteStream::from(bytes));
+        // The sum above is what protects the body: no second hash for the signature.
+        let answer = request.customize().disable_payload_signing().send().await;
+        let answer = answer.map_err(|e| self.error(Verb::Put, name, self.fault(Verb::Put, &key, &e)))?;
+        if answer.e_tag().is_none() {
+            // No server that stored something answers like that: an error in the guise of a success, or a stranger between.
+            let cause = "the answer names no ETag: whether the object was stored is unknown";
+            return Err(self.error(Verb::Put, name, Fault::new(StoreErrorKind::Unavailable, cause)));
+        }
+        self.seen();
+        Ok(())
+    }
+
+    async fn read(&self, name: &ObjectName, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+        let key = self.key(Verb::Get, name)?;
+        let fail = |kind, cause: String| Err(self.error(Verb::Get, name, Fault::new(kind, cause)));
+        if let Some(Range { start, end }) = range
+            && (start >= end || end - start > OBJECT_MAX as u64 || end > i64::MAX.unsigned_abs())
+        {
+            return fail(StoreErrorKind::Invalid, format!("bytes {start} to {end}, and an object has at most {OBJECT_MAX}"));
+        }
+        let header = range.as_ref().map(|r| format!("bytes={}-{}", r.start, r.end - 1));
+        let whole = header.is_none();
+        let request = self.client.get_object().bucket(&self.bucket.name).key(&key).set_range(header);
+        // Asked for behind the SDK's back, which would sum the body itself, and hide what did not fit behind a broken stream.
+        let request = request.customize().mutate_request(move |request| {
+            if whole {
+                request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
+            }
+        });
+        let answer = request.send().await.map_err(|e| self.error(Verb::Get, name, self.fault(Verb::Get, &key, &e)))?;
+        self.seen();
+        let told = answer.content_length().and_then(|n| u64::try_from(n).ok());
+        let expected = match (&range, told) {
+            (Some(r), _) => {
+                let Some((first, last, size)) = answer.content_range().and_then(content_range) else {
+                    return fail(StoreErrorKind::Invalid, "the server does not answer ranges as such".into());
+                };
+                if r.end > size {
+                    return fail(StoreErrorKind::Invalid, format!("bytes {} to {} of an object of {size}", r.start, r.end));
+                }
+                if (first, last.checked_add(1)) != (r.start, Some(r.end)) {
+                    return fail(StoreErrorKind::Corrupt, format!("asked for {r:?}, and bytes {first} to {last} came"));
+                }
+                r.end - r.start
+            }
+            (None, Some(size)) if size > OBJECT_MAX as u64 => {
+                // Nobody puts such an object: it is foreign or damaged, and memory is not spent on it.
+                return fail(StoreErrorKind::Corrupt, format!("{size} bytes, and an object has at most {OBJECT_MAX}"));
+            }
+            (None, Some(size)) => size,
+            (None, None) => return fail(StoreErrorKind::Corrupt, "the answer does not say how long it is".into()),
+        };
+        if told.is_some_and(|told| told != expected) {
+            return fail(StoreErrorKind::Corrupt, format!("{expected} bytes asked for, {} announced", told.unwrap_or_default()));
+        }
+        let sum = answer.checksum_crc64_nvme().filter(|_| whole).map(str::to_owned);
+        let bytes = self.body(name, answer.body, usize::try_from(expected).unwrap_or(OBJECT_MAX)).await?;
+        // A sum of parts, told by its dash, is none of the whole.
+        if let Some(stored) = sum.filter(|sum| !sum.contains('-')) {
+            let body = bytes.clone();
+            let came = self.env.cpu(move || BASE64.encode(crc_fast::checksum(Crc64Nvme, &body).to_be_bytes())).await;
+            if came != stored {
+                return fail(StoreErrorKind::Corrupt, format!("its CRC-64 is {stored}, and what came has {came}"));
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Collects exactly `expected` bytes.
+    async fn body(&self, name: &ObjectName, mut body: ByteStream, expected: usize) -> Result<Bytes, StoreError> {
+        let fail = |kind, cause: String| self.error(Verb::Get, name, Fault::new(kind, cause));
+        let mut all = BytesMut::new();
+        while let Some(piece) = body.next().await {
+            let piece = piece.map_err(|e| {
+                let text = chain(&e);
+                let kind = if text.contains("throughput") { StoreErrorKind::TimedOut } else { StoreErrorKind::Unavailable };
+                fail(kind, format!("broke off after {} of {expected} bytes: {text}", all.len()))
+            })?;
+            if all.is_empty() && piece.len() == expected {
+                // Whole in one piece: nothing is copied. What follows can only be the end.
+                all = BytesMut::from(piece);
+            } else if all.len() + piece.len() > expected {
+                return Err(fail(StoreErrorKind::Corrupt, format!("more than the {expected} bytes that were announced")));
+            } else {
+                all.reserve(if all.is_empty() { expected } else { 0 });
+                all.extend_from_slice(&piece);
+            }
+        }
+        if all.len() != expected {
+            return Err(fail(StoreErrorKind::Corrupt, format!("{} bytes came instead of {expected}", all.len())));
+        }
+        Ok(all.freeze())
+    }
+
+    async fn head(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {
+        let key = self.key(Verb::Stat, name)?;
+        match self.client.head_object().bucket(&self.bucket.name).key(&key).send().await {
+            Ok(answer) => {
+                self.seen();
+                let size = answer.content_length().and_then(|n| u64::try_from(n).ok());
+                let size = size.ok_or_else(|| {
+                    self.error(Verb::Stat, name, Fault::new(StoreErrorKind::Corrupt, "the answer does not say how long it is"))
+                })?;
+                Ok(Some(ObjectInfo { name: name.clone(), size, modified: time(answer.last_modified()) }))
+            }
+            Err(e) => match self.fault(Verb::Stat, &key, &e) {
+                fault if fault.kind != StoreErrorKind::NotFound => Err(self.error(Verb::Stat, name, fault)),
+                _ if self.bucket_seen.load(Ordering::Relaxed) => Ok(None),
+                _ => self.absent(name, &key).await,
+            },
+        }
+    }
+
+    /// A HEAD said 404, which has no words: a GET of one byte says whether it is the object or the bucket that is absent.
+    async fn absent(&self, name: &ObjectName, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
+        match self.client.get_object().bucket(&self.bucket.name).key(key).range("bytes=0-0").send().await {
+            // It came a moment ago.
+            Ok(_) => Ok(None),
+            Err(e) if e.code() == Some("NoSuchKey") => {
+                self.seen();
+                Ok(None)
+            }
+            Err(e) => Err(self.error(Verb::Stat, name, self.fault(Verb::Stat, key, &e))),
+        }
+    }
+
+    /// One page of a listing: keys that follow `last`, in order, or an error.
+    async fn page(&self, prefix: &str, at: &mut Listing) -> Result<(), StoreError> {
+        let fail = |kind, cause: String| self.error(Verb::List, &prefix, Fault::new(kind, cause));
+        let Some(whole) = self.bucket.key_of(prefix) else {
+            // No name is that long.
+            at.done = true;
+            return Ok(());
+        };
+        let request = self.client.list_objects_v2().bucket(&self.bucket.name).prefix(&whole).max_keys(PAGE as i32);
+        let answer = request.set_continuation_token(at.token.take()).send().await;
+        let answer = answer.map_err(|e| self.error(Verb::List, &prefix, self.fault(Verb::List, &whole, &e)))?;
+        self.seen();
+        at.token = answer.next_continuation_token().map(str::to_owned);
+        at.done = !answer.is_truncated().unwrap_or(false);
+        if !at.done && at.token.is_none() {
+            return Err(fail(StoreErrorKind::Corrupt, "a page that is not the last, and does not say how to go on".into()));
+        }
+        for object in answer.contents() {
+            let key = object.key().unwrap_or_default();
+            if at.last.as_deref().is_some_and(|last| key <= last) || !key.starts_with(&whole) {
+                let cause = "names out of order; directory buckets (S3 Express) are not supported";
+                return Err(fail(StoreErrorKind::Invalid, cause.into()));
+            }
+            at.last = Some(key.to_owned());
+            // What is not a name of ours was not put by us.
+            if let Some(name) = self.bucket.object(key) {
+                let size = object.size().and_then(|n| u64::try_from(n).ok());
+                let size = size.ok_or_else(|| fail(StoreErrorKind::Corrupt, format!("no size of {name}")))?;
+                at.page.push_back(ObjectInfo { name, size, modified: time(object.last_modified()) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes at most [`PAGE`] objects in one request.
+    async fn remove(&self, names: &[ObjectName], failed: &mut Vec<(ObjectName, StoreError)>) {
+        // A name too long for the bucket names nothing in it.
+        let keys: BTreeMap<String, &ObjectName> = names.iter().filter_map(|n| Some((self.bucket.key(n)?, n))).collect();
+        let all = |fault: &Fault| -> Vec<_> {
+            keys.values().map(|name| ((*name).clone(), self.error(Verb::Delete, name, fault.clone()))).collect()
+        };
+        if keys.is_empty() {
+            return;
+        }
+        let objects: Result<Vec<_>, _> = keys.keys().map(|key| ObjectIdentifier::builder().key(key).build()).collect();
+        let batch = objects.and_then(|objects| Delete::builder().set_objects(Some(objects)).quiet(true).build());
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(e) => return failed.extend(all(&Fault::new(StoreErrorKind::Invalid, e.to_string()))),
+        };
+        let answer = match self.client.delete_objects().bucket(&self.bucket.name).delete(batch).send().await {
+            Ok(answer) => answer,
+            Err(e) => {
+                let first = keys.keys().next().map_or("", String::as_str);
+                return failed.extend(all(&self.fault(Verb::Delete, first, &e)));
+            }
+        };
+        self.seen();
+        for refused in answer.errors() {
+            match refused.key().and_then(|key| keys.get_key_value(key)) {
+                Some((key, name)) => match self.refusal(key, refused) {
+                    fault if fault.kind == StoreErrorKind::NotFound => {}
+                    fault => failed.push(((*name).clone(), self.error(Verb::Delete, name, fault))),
+                },
+                // An error about nothing that was asked for: then nothing is sure.
+                None => return failed.extend(all(&self.refusal("", refused))),
+            }
+        }
+    }
+
+    fn refusal(&self, key: &str, refused: &Error) -> Fault {
+        let answer = Answer { code: refused.code(), message: refused.message(), ..Answer::default() };
+        classify(answer, self.asked(Verb::Delete, key), self.env.now())
+    }
+}
+
+/// A listing under way.
+#[derive(Default)]
+struct Listing {
+    token: Option<String>,
+    last: Option<String>,
+    page: VecDeque<ObjectInfo>,
+    done: bool,
+}
+
+impl Store for S3Store {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn put<'a>(&'a self, name: &'a ObjectName, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.create(name, bytes))
+    }
+
+    fn get<'a>(&'a self, name: &'a ObjectName, range: Option<Range<u64>>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
+        Box::pin(self.read(name, range))
+    }
+
+    fn stat<'a>(&'a self, name: &'a ObjectName) -> BoxFuture<'a, Result<Option<ObjectInfo>, StoreError>> {
+        Box::pin(self.head(name))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
+        stream::unfold(Listing::default(), move |mut at| async move {
+            while at.page.is_empty() && !at.done {
+                if let Err(e) = self.page(prefix, &mut at).await {
+                    // What comes after a fault would not be complete.
+                    return Some((Err(e), Listing { done: true, ..Listing::default() }));
+                }
+            }
+            at.page.pop_front().map(|info| (Ok(info), at))
+        })
+        .boxed()
+    }
+
+    fn delete<'a>(&'a self, names: &'a [ObjectName]) -> BoxFuture<'a, Vec<(ObjectName, StoreError)>> {
+        Box::pin(async move {
+            let mut failed = Vec::new();
+            for batch in names.chunks(PAGE) {
+                self.remove(batch, &mut failed).await;
+            }
+            failed
+        })
+    }
+}
+
+/// First, last and size from `bytes 0-9/100`.
+fn content_range(text: &str) -> Option<(u64, u64, u64)> {
+    let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?, size.parse().ok()?))
+}
+
+/// In whole seconds: a HEAD says no more, and one object must look alike wherever it is seen.
+fn time(at: Option<&DateTime>) -> Time {
+    Time(at.map_or(0, |at| at.secs().saturating_mul(1_000_000_000)))
+}
+
+async fn certificates(env: &Env, path: &Path) -> Result<Vec<u8>, String> {
+    let (path, shown) = (path.to_owned(), path.display().to_string());
+    let read = move || {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::open(path)?, PEM_MAX), &mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    let bytes = env.blocking(read).await.map_err(|e| format!("reading ca_file {shown}: {e}"))?;
+    // Without any, no server would be trusted, and the TLS library would say so in words that help nobody.
+    match bytes.windows(27).any(|w| w == b"-----BEGIN CERTIFICATE-----") {
+        true => Ok(bytes),
+        false => Err(format!("ca_file {shown} holds no certificate in PEM form")),
+    }
+}
