@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use holdfast::chunk::id::IdKey;
 use holdfast::chunk::split::{ChunkerSpec, Splitter};
-use holdfast::seal::compress::{Encoder, compress, zstd_encoder};
+use holdfast::seal::compress::{Encoder, compress, with_room, zstd_encoder};
 use holdfast::seal::encrypt::{SALT, TAG, seal_frame};
 use holdfast::seal::key::Secret;
 use holdfast::seal::{FrameSealer, Kind};
@@ -91,7 +91,7 @@ fn main() {
         figure("compress and compare", data.len(), || {
             let mut zstd = zstd_encoder(LEVEL);
             for chunk in &chunks {
-                black_box(compress(Some(&mut zstd as &mut Encoder<'_>), chunk).expect("compressed"));
+                black_box(compress(Some(&mut zstd as &mut Encoder<'_>), &mut with_room(chunk)).expect("compressed"));
             }
         });
         figure("encrypt (uncompressed)", data.len(), || {

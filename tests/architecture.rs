@@ -43,7 +43,7 @@ const IMPURE: [&str; 11] = [
 ];
 
 /// Crates whose types must not spread: each is named in one file.
-const ONE_FILE_EACH: [&str; 13] = [
+const ONE_FILE_EACH: [&str; 14] = [
     "google_cloud_storage",
     "azure_storage_blob",
     "azure_storage_blobs",
@@ -55,6 +55,7 @@ const ONE_FILE_EACH: [&str; 13] = [
     "argon2",
     "getrandom",
     "indicatif",
+    "rpassword",
     "clap_complete",
     "globset",
 ];

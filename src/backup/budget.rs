@@ -35,6 +35,13 @@ impl Budget {
     }
 }
 
+impl Budget {
+    /// Bytes that nothing holds now.
+    pub fn free(&self) -> u64 {
+        self.permits.available_permits() as u64 * UNIT
+    }
+}
+
 impl Admitted {
     /// Nothing.
     pub fn none() -> Admitted {

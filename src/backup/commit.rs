@@ -47,6 +47,27 @@ impl Committing<'_> {
         passed.await.map_err(|_| gone())
     }
 
+    /// Whether coverage that was to be inherited from the parents is in doubt: packs were found damaged since they were chosen.
+    pub async fn in_doubt(&self) -> bool {
+        if self.parents.is_empty() {
+            return false;
+        }
+        for i in self.fanout.alive().indices() {
+            let Some(log) = self.repository.log(i).await else { continue };
+            if self.distrusted.get(i).is_none_or(|then| !log.state.distrusted.is_subset(then)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Publishes what was sent without committing anything: whoever starts over finds it.
+    pub async fn publish(&self) -> Result<(), BackupError> {
+        self.barrier().await?;
+        self.outbox.lock().await.publish(self.repository, self.fanout).await;
+        Ok(())
+    }
+
     /// Commits `snapshot` at every replica still in the run; gives those that did. The others are left behind with their reason.
     pub async fn commit(&self, snapshot: &Snapshot, replaces: &[Hash]) -> Result<Mask, BackupError> {
         self.barrier().await?;

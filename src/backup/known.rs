@@ -104,6 +104,18 @@ impl Known {
         }
     }
 
+    /// Forgets what was taken on and is published by now: the index knows it wherever it was sent to.
+    pub fn forget_published(&self) {
+        let alive = self.fanout.alive();
+        let index = self.index.read().expect("no panic while the index is locked");
+        let mut state = self.state.lock().expect("no panic while claims are locked");
+        state.claims.retain(|id, mask| {
+            let usable = index.usable(std::slice::from_ref(id)).pop().unwrap_or_default();
+            !mask.and(alive).without(usable).is_empty()
+        });
+        state.claims.shrink_to_fit();
+    }
+
     /// How many chunks were taken on and never sent: nothing may be committed while there are any.
     pub fn unsent(&self) -> usize {
         self.state.lock().expect("no panic while claims are locked").unsent.len()

@@ -1,22 +1,22 @@
 //! Large files: read in blocks, cut, and sealed chunk by chunk; their pieces in order.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use prost::Message;
 
 use crate::backup::BackupError;
+use crate::backup::budget::Admitted;
 use crate::backup::entry::{add_xattrs, from_meta, piece};
 use crate::backup::pack::ToPack;
 use crate::backup::read::{AGAIN, Item, Outcome, Reading, gone, path_bytes, sealing, told, unwritable};
+use crate::backup::seal::RECORD;
 use crate::format::entry::{Content, Entry, INLINE_PIECES, Piece, Problem};
 use crate::format::tree::{NodeChunk, TreeBuilder, TreeKind};
-use crate::seal::Kind;
+use crate::seal::{FRAME_OVERHEAD, Kind, Roomy};
 use crate::source::error::SourceError;
 use crate::source::reading::{OpenFile, Segment, open_file};
 
-/// Bytes read at once from a large file.
-const BLOCK: usize = 4 << 20;
 /// Chunks of one large file that are sealed at once.
 const CHUNKS_AT_ONCE: usize = 16;
 /// Larger files are read once: they are marked instead.
@@ -108,7 +108,8 @@ impl Reading {
         let max = self.splitter.spec().max as usize;
         let mut pieces = Pieces::new(self);
         let mut sealing_chunks = FuturesOrdered::new();
-        let (mut file, mut rest) = (Some(file), BytesMut::new());
+        // What is left over between two reads lies at the front of the block.
+        let (mut lent, mut left) = (Some((file, self.blocks.take(&self.budget).await)), 0);
         let mut stopped: Option<Result<(), SourceError>> = None;
         'runs: for run in runs {
             let (mut offset, end) = match run {
@@ -127,34 +128,12 @@ impl Reading {
                     stopped = Some(Ok(()));
                     break 'runs;
                 }
-                let want = BLOCK.min(usize::try_from(end - offset).unwrap_or(BLOCK));
-                let mut admitted = self.budget.admit(want as u64).await;
-                let open = file.take().expect("the file comes back from every read");
-                let carried = std::mem::take(&mut rest);
-                let (open, block, read) = self
-                    .sealing
-                    .env
-                    .blocking(move || {
-                        let mut block = BytesMut::with_capacity(carried.len() + want);
-                        block.extend_from_slice(&carried);
-                        let start = block.len();
-                        block.resize(start + want, 0);
-                        let mut filled = start;
-                        let read = loop {
-                            match open.read_at(offset + (filled - start) as u64, &mut block[filled..]) {
-                                Ok(0) => break Ok(()),
-                                Ok(n) => filled += n,
-                                Err(e) => break Err(e),
-                            }
-                            if filled == block.len() {
-                                break Ok(());
-                            }
-                        };
-                        block.truncate(filled);
-                        (open, block, read.map(|()| filled - start))
-                    })
-                    .await;
-                file = Some(open);
+                let (open, mut block) = lent.take().expect("both come back from every read");
+                let reading = move || {
+                    let (got, want) = fill(&open, offset, end, &mut block.bytes()[left..]);
+                    (open, block, got, want)
+                };
+                let (open, mut block, read, want) = self.sealing.env.blocking(reading).await;
                 let got = match read {
                     Ok(got) => got,
                     Err(e) => {
@@ -166,20 +145,31 @@ impl Reading {
                 self.sealing.added.read.add(got as u64);
                 self.progress.bytes.add(got as u64);
                 at_end = got < want || offset >= end;
-                rest = block;
-                while rest.len() >= max || (at_end && !rest.is_empty()) {
-                    let chunk = rest.split_to(self.splitter.cut(&rest)).freeze();
-                    let admitted = admitted.split(chunk.len() as u64);
+                let (mut at, filled) = (0, left + got);
+                while at < filled {
+                    let rest = &block.bytes()[at..filled];
+                    let length = self.splitter.cut(rest);
+                    // A boundary holds wherever the data ends; its end is one only where the content ends.
+                    if length == rest.len() && length < max && !at_end {
+                        break;
+                    }
                     if sealing_chunks.len() >= CHUNKS_AT_ONCE
                         && let Some(sealed) = sealing_chunks.next().await
                     {
                         pieces.push(self, sealed).await?;
                     }
+                    let admitted = self.budget.admit((length + FRAME_OVERHEAD + RECORD) as u64).await;
+                    let chunk = Roomy::new(&block.bytes()[at..at + length]);
                     sealing_chunks.push_back(self.seal_chunk(chunk, admitted));
+                    at += length;
                 }
-                // What is left over is small and waits outside the budget: at most one chunk per file being read.
+                block.bytes().copy_within(at..filled, 0);
+                left = filled - at;
+                lent = Some((open, block));
             }
         }
+        // The block goes back now.
+        let file = lent.map(|(open, _)| open);
         // Also when stopped: others may rely on the chunks that were taken on here, so they must be sent.
         while let Some(sealed) = sealing_chunks.next().await {
             pieces.push(self, sealed).await?;
@@ -194,14 +184,14 @@ impl Reading {
     /// Seals one chunk on the CPU pool and sends its frame; a task of its own, so that neighbours run beside each other.
     fn seal_chunk(
         &self,
-        chunk: Bytes,
-        admitted: crate::backup::budget::Admitted,
+        chunk: Roomy,
+        admitted: Admitted,
     ) -> crate::clock::Task<Result<(crate::chunk::id::ChunkId, u64), BackupError>> {
         let (sealing_, frames) = (self.sealing.clone(), self.frames.clone());
-        let (env, length) = (self.sealing.env.clone(), chunk.len() as u64);
+        let (env, length) = (self.sealing.env.clone(), chunk.plain().len() as u64);
         let (progress, added) = (self.progress.clone(), self.added_handle());
         self.sealing.env.spawn(async move {
-            let sealed = env.cpu(move || sealing_.seal(Kind::Data, &[&chunk], admitted)).await.map_err(sealing)?;
+            let sealed = env.cpu(move || sealing_.seal_alone(Kind::Data, chunk, admitted)).await.map_err(sealing)?;
             let id = sealed.ids[0];
             let stored: u64 = sealed.frames.iter().map(|f| f.bytes.len() as u64).sum();
             let new = (sealed.new_chunks, sealed.new_bytes);
@@ -222,6 +212,21 @@ impl Reading {
             counters.stored.add(stored);
         }
     }
+}
+
+/// Reads from `offset` on until the buffer is full, the run ends at `end`, or the file does: how much was read, and how much
+/// was wanted.
+fn fill(open: &OpenFile, offset: u64, end: u64, buffer: &mut [u8]) -> (Result<usize, SourceError>, usize) {
+    let want = buffer.len().min(usize::try_from(end - offset).unwrap_or(usize::MAX));
+    let mut filled = 0;
+    while filled < want {
+        match open.read_at(offset + filled as u64, &mut buffer[filled..want]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) => return (Err(e), want),
+        }
+    }
+    (Ok(filled), want)
 }
 
 /// The pieces of one file: inline while they are few, then a content list.

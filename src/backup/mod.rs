@@ -6,10 +6,12 @@
 //!
 //! ```text
 //! walk, compare -16-> [batch | large: read, cut, CPU pool: hash, known?, group, compress, compare, encrypt] -> catalog
-//!                                       \--64 frames-> pack -> fan-out xN -64 receipts-> upload (publish) -> commit
+//!                                       \--16 frames-> pack -> fan-out xN -64 receipts-> upload (publish) -> commit
 //! ```
-//! The numbers are capacities; bytes between reading and the last replica are bounded by `budget`.
+//! The numbers are capacities; bytes between reading and the last replica are bounded by `budget`: a quarter at most are
+//! the `block`s that large files are read into, three eighths packs being filled, the rest chunks and packs on the way.
 
+pub mod block;
 pub mod budget;
 pub mod catalog;
 pub mod commit;
@@ -248,7 +250,10 @@ pub async fn run_sources(
         let quorum = repository.set.write_quorum();
         if !report.dry_run && passed.committed.count() < quorum {
             if !passed.lost.is_empty() && pass + 1 < passes {
-                notes.push(format!("what this run relied on was removed meanwhile ({}): starting over", passed.lost.join("; ")));
+                notes.push(format!(
+                    "what this run relied on cannot be relied on any more ({}): starting over",
+                    passed.lost.join("; ")
+                ));
                 replaces.extend(report.snapshot.filter(|_| !passed.committed.is_empty()));
                 continue;
             }
@@ -261,7 +266,7 @@ pub async fn run_sources(
         report.notes = notes;
         return Ok(report);
     }
-    Err(RepositoryError::new(Fault::Contention, "what this run relied on was removed again and again: try again").into())
+    Err(RepositoryError::new(Fault::Contention, "what this run relied on was taken away again and again: try again").into())
 }
 
 fn filter(settings: &BackupSettings) -> Result<Filter, BackupError> {

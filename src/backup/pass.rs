@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex as SyncMutex};
 
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
+use crate::backup::block;
 use crate::backup::budget::Budget;
 use crate::backup::catalog::{Catalog, End, Tally};
 use crate::backup::commit::{Committing, field};
@@ -38,7 +39,7 @@ use crate::source::metadata::OwnerNames;
 /// Results in path order that may wait for the catalog.
 const PENDING: usize = 16;
 /// Frames that may wait for the pack stage.
-const FRAMES: usize = 64;
+const FRAMES: usize = 16;
 /// Packs whose receipts may wait for the publisher.
 const PACKED: usize = 64;
 /// What one pass came to.
@@ -47,7 +48,7 @@ pub struct Passed {
     pub report: BackupReport,
     /// The replicas that committed.
     pub committed: Mask,
-    /// What the pass stood on and was removed meanwhile.
+    /// What the pass stood on and cannot be relied on any more.
     pub lost: Vec<String>,
 }
 
@@ -85,6 +86,7 @@ pub async fn one_pass(
         };
         return Ok(Passed { report, committed: Mask::default(), lost: Vec::new() });
     }
+    let may_start_over = sources.is_empty();
     let recorded = recorded(settings, sources);
     let paths: Vec<Vec<u8>> = recorded.iter().map(|r| r.path.clone()).collect();
     let chosen = parents::choose(repository, &settings.host, &paths).await;
@@ -117,11 +119,13 @@ pub async fn one_pass(
         added: Arc::new(Added::default()),
         dry_run: settings.dry_run,
     });
-    let readers = settings.read_concurrency.max(1);
+    let (filling, blocks) = block::fitting(settings, splitter.spec().max)?;
+    let readers = blocks.count();
     let reading = Arc::new(Reading {
         sealing: sealing.clone(),
         splitter,
         budget: Budget::new(settings.memory),
+        blocks,
         frames: frames_in.clone(),
         readers: Arc::new(Semaphore::new(readers)),
         batches: Arc::new(Semaphore::new(readers.max(env.threads()))),
@@ -137,6 +141,7 @@ pub async fn one_pass(
         let comparing = Comparing {
             force: settings.force,
             compare: Compare { ignore_inode: settings.ignore_inode, ignore_ctime: settings.ignore_ctime },
+            links_memory: usize::try_from(settings.memory / 4).unwrap_or(usize::MAX),
             look_up,
         };
         let chosen = &chosen;
@@ -149,6 +154,7 @@ pub async fn one_pass(
                 committing: &committing,
                 comparing: &comparing,
                 chosen,
+                may_start_over,
                 tally: Tally::default(),
                 roots: Vec::new(),
                 notes: Vec::new(),
@@ -161,21 +167,22 @@ pub async fn one_pass(
         }
     };
     let every = (settings.publish_bytes, settings.publish_every);
-    let targets = (settings.data_pack, settings.meta_pack);
     let joined = futures::future::try_join3(
         async { work.await.map_err(Some) },
         async {
-            pack::run(env, &repository.keyring, &fanout, targets, &sealing.known, frames_out, packed_in)
+            pack::run(env, &repository.keyring, &fanout, filling, &sealing.known, frames_out, packed_in)
                 .await
                 .map_err(|e| Some(e.into()))
         },
-        async { upload::run(repository, &fanout, &outbox, every, packed_out).await.map_err(|e| Some(e.into())) },
+        async { upload::run(repository, &fanout, &outbox, every, &sealing.known, packed_out).await.map_err(|e| Some(e.into())) },
     )
     .await;
     let outbox = outbox.lock().await;
-    let lost = outbox.lost.iter().map(|(i, why)| format!("store {}: {why}", repository.set.replicas[*i].name)).collect();
+    let mut lost: Vec<String> =
+        outbox.lost.iter().map(|(i, why)| format!("store {}: {why}", repository.set.replicas[*i].name)).collect();
     match joined {
-        Ok(((mut report, committed), (), ())) => {
+        Ok(((mut report, committed, doubt), (), ())) => {
+            lost.extend(doubt);
             report.replicas = replica_reports(repository, Some(&fanout), Some(&outbox), committed);
             report.quorum = quorum;
             Ok(Passed { report, committed, lost })
@@ -225,6 +232,7 @@ struct Pass<'p, 'r> {
     committing: &'p Committing<'r>,
     comparing: &'p Comparing,
     chosen: &'p [SnapshotView],
+    may_start_over: bool,
     tally: Tally,
     roots: Vec<Root>,
     notes: Vec<String>,
@@ -235,14 +243,15 @@ struct Pass<'p, 'r> {
 }
 
 impl<'r> Pass<'_, 'r> {
-    async fn run(&mut self, recorded: Vec<Recorded>) -> Result<(BackupReport, Mask), BackupError> {
-        let mut interrupted = false;
+    /// Gives what was done, the replicas that committed, and why none did although they could, if so.
+    async fn run(&mut self, recorded: Vec<Recorded>) -> Result<(BackupReport, Mask, Option<String>), BackupError> {
+        let mut partial = false;
         let mut missing = Vec::new();
         for Recorded { path: as_path, from: path, given } in recorded {
             match self.root(&path, &as_path, given).await? {
                 Ok(End::Complete) => {}
                 Ok(_) => {
-                    interrupted = true;
+                    partial = true;
                     break;
                 }
                 Err(why) => {
@@ -251,22 +260,26 @@ impl<'r> Pass<'_, 'r> {
                 }
             }
         }
-        if self.roots.is_empty() && !interrupted {
+        if self.roots.is_empty() && !partial {
             return Err(BackupError::NoSource(missing.join("; ")));
         }
-        let partial = interrupted;
         let mut report = BackupReport {
             parent: self.chosen.first().map(|v| v.id),
             partial,
             dry_run: self.settings.dry_run,
             ..BackupReport::default()
         };
-        let mut committed = Mask::default();
+        let (mut committed, mut doubt) = (Mask::default(), None);
         let entries = self.roots.iter().any(|r| r.catalog.as_ref().is_some_and(|c| c.entries > 0));
         if !self.settings.dry_run && (entries || !partial) {
-            let snapshot = self.snapshot(partial);
-            committed = self.committing.commit(&snapshot, self.replaces).await?;
-            report.snapshot = Hash::try_from(snapshot.id.as_ref()).ok();
+            if self.in_doubt().await && self.may_start_over && !partial {
+                self.committing.publish().await?;
+                doubt = Some("packs were found damaged while the parent was read".into());
+            } else {
+                let snapshot = self.snapshot(partial);
+                committed = self.committing.commit(&snapshot, self.replaces).await?;
+                report.snapshot = Hash::try_from(snapshot.id.as_ref()).ok();
+            }
         } else if partial && !self.settings.dry_run {
             return Err(BackupError::Interrupted);
         }
@@ -275,7 +288,7 @@ impl<'r> Pass<'_, 'r> {
         let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         report.problems = self.tally.errors.iter().map(|p| (lossy(&p.path), p.message.clone())).collect();
         report.notes = std::mem::take(&mut self.notes);
-        Ok((report, committed))
+        Ok((report, committed, doubt))
     }
 
     /// One root; the inner error says why it could not be read at all.
@@ -372,12 +385,22 @@ impl<'r> Pass<'_, 'r> {
         self.roots.push(Root { name: name.to_vec().into(), path: path.to_vec().into(), catalog: Some(root) });
         let snapshot = self.snapshot(true);
         self.roots.pop();
+        if self.in_doubt().await {
+            return Ok(());
+        }
         let committed = self.committing.commit(&snapshot, self.replaces).await?;
         if !committed.is_empty() {
             self.replaces.clear();
             self.replaces.extend(Hash::try_from(snapshot.id.as_ref()));
         }
         Ok(())
+    }
+
+    /// Writes down the damage that was met while the parent was read, and says whether anything would inherit coverage from
+    /// packs that are known to be damaged.
+    async fn in_doubt(&mut self) -> bool {
+        self.notes.extend(self.repository.record_distrust().await);
+        self.committing.in_doubt().await
     }
 
     fn statistics(&self) -> crate::format::snapshot::Statistics {
@@ -396,9 +419,8 @@ impl<'r> Pass<'_, 'r> {
         let mut tags = self.settings.tags.clone();
         tags.sort_unstable();
         tags.dedup();
-        let env = &self.repository.env;
         Snapshot {
-            id: field(&env.random()),
+            id: field(&self.repository.env.random()),
             roots: self.roots.clone(),
             time_seconds: self.now.seconds(),
             time_nanos: self.now.subsec_nanos(),
@@ -414,7 +436,7 @@ impl<'r> Pass<'_, 'r> {
             errors: self.tally.errors.clone(),
             partial,
             run_id: field(&self.repository.run_id),
-            duration_ms: env.elapsed().saturating_sub(self.began).as_millis() as u64,
+            duration_ms: self.repository.env.elapsed().saturating_sub(self.began).as_millis() as u64,
         }
     }
 }

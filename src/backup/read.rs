@@ -7,10 +7,11 @@ use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::backup::BackupError;
+use crate::backup::block::Blocks;
 use crate::backup::budget::Budget;
 use crate::backup::entry::{add_xattrs, from_meta, piece};
 use crate::backup::pack::ToPack;
-use crate::backup::seal::{Sealed, Sealing};
+use crate::backup::seal::{RECORD, Sealed, Sealing};
 use crate::chunk::split::Splitter;
 use crate::format::entry::{Content, Entry, Problem};
 use crate::format::tree::NodeChunk;
@@ -33,6 +34,8 @@ pub struct Reading {
     pub splitter: Splitter,
     /// Bounds bytes in flight.
     pub budget: Budget,
+    /// What large files are read into.
+    pub blocks: Arc<Blocks>,
     /// Where frames go.
     pub frames: mpsc::Sender<ToPack>,
     /// Bounds large files read at once.
@@ -132,7 +135,7 @@ impl Reading {
     pub async fn batch(self: Arc<Self>, items: Vec<Item>) -> Result<Vec<Outcome>, BackupError> {
         let expected: u64 = items.iter().filter(|i| i.found.meta.kind == ItemKind::File).map(|i| i.found.meta.size).sum();
         let permit = self.batches.clone().acquire_owned().await;
-        let admitted = self.budget.admit(expected + 4096).await;
+        let admitted = self.budget.admit(expected + 4096 + (RECORD * items.len()) as u64).await;
         let this = self.clone();
         let (buffer, looked) = self.sealing.env.blocking(move || this.look(items, expected)).await;
         drop(permit);

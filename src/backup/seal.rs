@@ -8,10 +8,13 @@ use crate::chunk::id::{ChunkId, IdKey};
 use crate::clock::Env;
 use crate::progress::Counter;
 use crate::replica::Mask;
-use crate::seal::{FrameSealer, FrameShape, Kind, SealError};
+use crate::seal::{FrameSealer, FrameShape, Kind, Roomy, SealError};
 
 /// Chunks of this size or more are sealed alone, in bytes.
 pub const ALONE: usize = 64 << 10;
+
+/// What the record of a chunk takes in memory until its pack is published, in bytes, about.
+pub const RECORD: usize = 64;
 
 /// A sealed frame on its way into a pack.
 pub struct Frame {
@@ -92,8 +95,8 @@ impl Sealing {
                 continue;
             }
             if chunk.len() >= ALONE {
-                let frame = self.frame(kind, chunk, vec![(*id, chunk.len() as u32)], to, &mut admitted)?;
-                out.frames.push(frame);
+                let (plain, chunks) = (Roomy::new(chunk), vec![(*id, chunk.len() as u32)]);
+                out.frames.push(self.frame(kind, plain, chunks, to, &mut admitted)?);
                 continue;
             }
             let group = match groups.iter_mut().find(|g| g.to == to) {
@@ -106,22 +109,39 @@ impl Sealing {
             group.plain.extend_from_slice(chunk);
             group.chunks.push((*id, chunk.len() as u32));
             if group.plain.len() >= self.group {
-                let frame = self.frame(kind, &group.plain, std::mem::take(&mut group.chunks), to, &mut admitted)?;
+                let (plain, chunks) = (Roomy::new(&group.plain), std::mem::take(&mut group.chunks));
+                out.frames.push(self.frame(kind, plain, chunks, to, &mut admitted)?);
                 group.plain.clear();
-                out.frames.push(frame);
             }
         }
         for group in groups.into_iter().filter(|g| !g.chunks.is_empty()) {
-            out.frames.push(self.frame(kind, &group.plain, group.chunks, group.to, &mut admitted)?);
+            out.frames.push(self.frame(kind, Roomy::new(&group.plain), group.chunks, group.to, &mut admitted)?);
         }
         out.ids = ids;
+        Ok(out)
+    }
+
+    /// Names and seals one chunk in the buffer that it lies in; all that is admitted goes with the frame.
+    pub fn seal_alone(&self, kind: Kind, chunk: Roomy, admitted: Admitted) -> Result<Sealed, SealError> {
+        let (id, length) = (self.id_key.id(chunk.plain()), chunk.plain().len());
+        let to = self.known.claim(&[id]).pop().unwrap_or_default();
+        let mut out = Sealed { ids: vec![id], ..Sealed::default() };
+        if to.is_empty() {
+            return Ok(out);
+        }
+        (out.new_chunks, out.new_bytes) = (1, length as u64);
+        if !self.dry_run {
+            let sealed = self.sealer.seal_roomy(kind, chunk, &id.0, self.env.random())?;
+            let chunks = vec![(id, length as u32)];
+            out.frames.push(Frame { kind, bytes: sealed.bytes, shape: sealed.shape, chunks, to, admitted });
+        }
         Ok(out)
     }
 
     fn frame(
         &self,
         kind: Kind,
-        plain: &[u8],
+        plain: Roomy,
         chunks: Vec<(ChunkId, u32)>,
         to: Mask,
         admitted: &mut Admitted,
@@ -131,8 +151,9 @@ impl Sealing {
             // The ids determine the plaintext: hashing them is as good as hashing it again.
             several => self.id_key.id(&several.iter().flat_map(|(id, _)| id.0).collect::<Vec<u8>>()),
         };
-        let sealed = self.sealer.seal(kind, plain, &plain_id.0, self.env.random())?;
-        let admitted = admitted.split(sealed.bytes.len() as u64);
+        let mut sealed = self.sealer.seal_roomy(kind, plain, &plain_id.0, self.env.random())?;
+        sealed.bytes.shrink_to_fit();
+        let admitted = admitted.split((sealed.bytes.len() + RECORD * chunks.len()) as u64);
         Ok(Frame { kind, bytes: sealed.bytes, shape: sealed.shape, chunks, to, admitted })
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::sync::{Mutex, mpsc};
 
+use crate::backup::known::Known;
 use crate::backup::pack::Packed;
 use crate::format::Hash;
 use crate::format::index::PackEntry;
@@ -19,11 +20,15 @@ use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::writer::{SentSegment, WriteFault};
 use crate::store::error::{StoreError, StoreErrorKind};
 
+/// Published at the latest when so many chunks wait for it: their records are held until then, outside of the budget.
+const WAITING_CHUNKS: usize = 100_000;
+
 /// What was sent and is not published yet, and what was published by this run.
 #[derive(Default)]
 pub struct Outbox {
     waiting: Vec<(PackEntry, Mask)>,
     waiting_bytes: u64,
+    waiting_chunks: usize,
     /// Packs of this run in each log, by replica index.
     own: Vec<BTreeSet<(PackKind, Hash)>>,
     /// Replicas at which something the run stands on is gone, and what.
@@ -46,7 +51,7 @@ impl Outbox {
     pub async fn take_segments(&mut self, repository: &Repository, fanout: &Fanout) -> Vec<SentSegment> {
         let alive = fanout.alive();
         let waiting = std::mem::take(&mut self.waiting).into_iter().map(|(e, m)| (e, m.and(alive))).collect();
-        self.waiting_bytes = 0;
+        (self.waiting_bytes, self.waiting_chunks) = (0, 0);
         let (sent, failed) = repository.send_segments(waiting).await;
         for (index, e) in failed {
             self.fail(fanout, repository, index, e);
@@ -84,7 +89,8 @@ impl Outbox {
         }
     }
 
-    async fn publish(&mut self, repository: &Repository, fanout: &Fanout) {
+    /// Publishes what waits, in every log that is still part of the run.
+    pub async fn publish(&mut self, repository: &Repository, fanout: &Fanout) {
         let segments = self.take_segments(repository, fanout).await;
         if segments.is_empty() {
             return;
@@ -126,6 +132,7 @@ pub async fn run(
     fanout: &Fanout,
     outbox: &Arc<Mutex<Outbox>>,
     every: (u64, Duration),
+    known: &Known,
     mut packed: mpsc::Receiver<Packed>,
 ) -> Result<(), RepositoryError> {
     let mut last = repository.env.elapsed();
@@ -136,6 +143,7 @@ pub async fn run(
             next = packed.recv() => next,
             () = repository.env.sleep(wait) => {
                 outbox.lock().await.publish(repository, fanout).await;
+                known.forget_published();
                 last = repository.env.elapsed();
                 continue;
             }
@@ -149,9 +157,11 @@ pub async fn run(
             Some(Packed::Done(entry, have)) => {
                 let mut outbox = outbox.lock().await;
                 outbox.waiting_bytes += entry.size;
+                outbox.waiting_chunks += entry.frames.iter().map(|frame| frame.lengths.len()).sum::<usize>();
                 outbox.waiting.push((entry, have));
-                if outbox.waiting_bytes >= every.0 {
+                if outbox.waiting_bytes >= every.0 || outbox.waiting_chunks >= WAITING_CHUNKS {
                     outbox.publish(repository, fanout).await;
+                    known.forget_published();
                     last = repository.env.elapsed();
                 }
             }

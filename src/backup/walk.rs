@@ -1,6 +1,5 @@
 //! The stage that walks one root, compares with the parents, and starts the reading of what is new or changed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,9 +10,11 @@ use crate::backup::entry::{Compare, from_meta, is_unchanged};
 use crate::backup::known::Known;
 use crate::backup::parents::Parents;
 use crate::backup::read::{Change, Done, Item, Outcome, Reading};
-use crate::clock::Task;
+use crate::clock::{Env, Task};
 use crate::format::entry::Problem;
+use crate::repository::error::{Fault, RepositoryError};
 use crate::source::directory::{Found, Unreadable, Walked};
+use crate::source::firsts::{Firsts, Group};
 use crate::source::metadata::Kind;
 use crate::source::{Origin, Source};
 
@@ -53,6 +54,8 @@ pub struct Comparing {
     pub force: bool,
     /// What may differ.
     pub compare: Compare,
+    /// Bytes of hard links' first names held at once, about; beyond it they go to a temporary file.
+    pub links_memory: usize,
     /// Carry an entry over only if all its chunks are found usable at every participating replica.
     pub look_up: bool,
 }
@@ -76,7 +79,7 @@ pub async fn run(
     pending: mpsc::Sender<Pending>,
 ) -> Result<(u64, Vec<String>), BackupError> {
     let env = reading.sealing.env.clone();
-    let mut links: Links = Links::default();
+    let mut links = Links(Some(Firsts::new(comparing.links_memory, std::env::temp_dir())));
     let mut batch = Batch::default();
     let mut walk = Some(walk);
     let mut interrupted = false;
@@ -105,7 +108,7 @@ pub async fn run(
                     continue;
                 }
             };
-            let hard_link = links.group(&found);
+            let hard_link = links.group(&env, &found).await?;
             let previous = if parents.is_empty() { None } else { parents.find(&found.key).await };
             if let Some((value, entry, late)) = &previous
                 && found.meta.kind != Kind::Directory
@@ -219,23 +222,27 @@ fn unreadable(reading: &Reading, problem: Unreadable) -> Option<Outcome> {
 }
 
 /// Files with several names that were met, with the key met first, until all their names were.
-#[derive(Default)]
-struct Links(BTreeMap<(u64, u64), (u64, Vec<u8>)>);
+struct Links(Option<Firsts>);
 
 impl Links {
     /// The key of the first member of an item's hard-link group; empty when it has one name only.
-    fn group(&mut self, found: &Found) -> Vec<u8> {
+    async fn group(&mut self, env: &Env, found: &Found) -> Result<Vec<u8>, BackupError> {
         let meta = &found.meta;
         if meta.nlink < 2 || meta.kind == Kind::Directory {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let id = (meta.device_id, meta.inode);
-        let (left, first) = self.0.entry(id).or_insert_with(|| (meta.nlink, found.key.clone()));
-        *left = left.saturating_sub(1);
-        let (last, first) = (*left == 0, first.clone());
-        if last {
-            self.0.remove(&id);
-        }
-        first
+        let mut group: Group = [0; 16];
+        group[..8].copy_from_slice(&meta.device_id.to_le_bytes());
+        group[8..].copy_from_slice(&meta.inode.to_le_bytes());
+        let mut firsts = self.0.take().expect("it comes back from every question");
+        let (may_block, names, key) = (firsts.may_block(), meta.nlink, found.key.clone());
+        let ask = move || {
+            let first = firsts.meet(group, names, &key);
+            (firsts, first.map(|first| first.unwrap_or(key)))
+        };
+        let (firsts, first) = if may_block { env.blocking(ask).await } else { ask() };
+        self.0 = Some(firsts);
+        let doing = "could not keep the first names of hard links in a temporary file (is its folder full?)";
+        first.map_err(|e| RepositoryError::caused(Fault::Failed, doing, e).into())
     }
 }

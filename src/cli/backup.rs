@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::backup::{self, BackupReport, BackupSettings, ReplicaReport};
 use crate::cli::context::{Context, Failure};
-use crate::cli::exit::Outcome;
+use crate::cli::exit::{Outcome, Signal};
 use crate::cli::init::initialise;
 use crate::cli::output::{count, duration, name, rfc3339, short, size, table};
 use crate::cli::terminal::Watch;
@@ -16,6 +16,7 @@ use crate::config::Settings;
 use crate::config::amount::Size;
 use crate::progress::Progress;
 use crate::repository::Access;
+use crate::repository::error::Fault;
 use crate::repository::keyring::Unlock;
 
 /// Arguments.
@@ -99,7 +100,7 @@ pub async fn run(context: &Context, arguments: BackupArguments) -> Result<Outcom
             }
             done.unlock
         }
-        false => context.unlock(&settings).await?,
+        false => context.unlock(&settings, false).await?,
     };
     let mut outcome = Outcome::success();
     let several = runs.len() > 1;
@@ -220,9 +221,14 @@ async fn one(context: &Context, settings: &Settings, what: &BackupSettings, unlo
         }
         false => print(context, settings, what, &report),
     }
+    Ok(outcome(&report, context.signal()))
+}
+
+/// How a backup that has a snapshot at quorum, or was a dry run, came out. `signal` is what asked it to stop, if anything did.
+pub fn outcome(report: &BackupReport, signal: Option<Signal>) -> Outcome {
     let mut outcome = Outcome::success();
     if report.partial {
-        outcome.join(Outcome::failure(crate::repository::error::Fault::Interrupted, context.signal()));
+        outcome.join(Outcome::failure(Fault::Interrupted, signal));
     }
     if report.errors > 0 {
         outcome.incomplete();
@@ -230,7 +236,7 @@ async fn one(context: &Context, settings: &Settings, what: &BackupSettings, unlo
     if report.replicas.iter().any(|r| !r.committed) && !report.dry_run {
         outcome.behind();
     }
-    Ok(outcome)
+    outcome
 }
 
 /// The last line of a backup with `--json`: restic's fields under restic's names, and ours.

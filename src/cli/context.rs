@@ -9,6 +9,7 @@ use futures::future::{Either, join_all, select};
 use crate::backup::BackupError;
 use crate::cli::exit::Signal;
 use crate::cli::output::{Output, chain, shell_word};
+use crate::cli::prompt;
 use crate::clock::Env;
 use crate::config::resolve::resolve;
 use crate::config::{ConfigError, Environment, Overrides, Settings, StoreChoice};
@@ -117,12 +118,17 @@ impl Context {
         Ok(resolve(&self.overrides, &self.environment, &self.current)?)
     }
 
-    /// Reads the secret that opens the repository.
-    pub async fn unlock(&self, settings: &Settings) -> Result<Unlock, Failure> {
+    /// Reads the secret that opens the repository, or asks for it where none is configured and there is somebody to ask;
+    /// twice with `fresh`, because a repository may be made with it.
+    pub async fn unlock(&self, settings: &Settings, fresh: bool) -> Result<Unlock, Failure> {
         let Some(source) = settings.secret.clone() else {
+            if prompt::can_ask() {
+                let asked = self.interruptible(self.env.blocking(move || prompt::passphrase(fresh))).await?;
+                return Ok(Unlock::Passphrase(asked?));
+            }
             return Err(Failure::usage(
                 "no secret is configured: set password_file, password_command or key_file in [repository], \
-                 or HOLDFAST_PASSWORD, HOLDFAST_PASSWORD_FILE, HOLDFAST_PASSWORD_COMMAND or HOLDFAST_KEY_FILE",
+                 or HOLDFAST_PASSWORD, HOLDFAST_PASSWORD_FILE, HOLDFAST_PASSWORD_COMMAND or HOLDFAST_KEY_FILE (at a terminal it is asked for)",
             ));
         };
         let loaded = self.interruptible(self.env.blocking(move || source.load())).await??;
@@ -172,9 +178,17 @@ impl Context {
     /// Settings, secret and repository in one, for commands that only read.
     pub async fn open_to_read(&self) -> Result<(Settings, Repository), Failure> {
         let settings = self.settings()?;
-        let unlock = self.unlock(&settings).await?;
+        let unlock = self.unlock(&settings, false).await?;
         let repository = self.open(&settings, &unlock, Access::Read).await?;
         Ok((settings, repository))
+    }
+
+    /// Names the replicas that could not be read, or not to the end of their logs: what is listed or restored may be older
+    /// than what they hold.
+    pub fn warn_of_absent(&self, repository: &Repository) {
+        let faults = repository.set.replicas.iter().filter_map(|r| repository.fault(r.index)).map(|(_, why)| why);
+        let closed = repository.set.closed.iter().map(|(_, _, e)| chain(e));
+        faults.chain(closed).for_each(|why| self.output.warn(&why));
     }
 
     /// Awaits `work`, but no longer than until the operator wants to stop. For work that may be dropped at any point.

@@ -73,7 +73,7 @@ pub async fn initialise(context: &Context, settings: &Settings) -> Result<Initia
             file.display()
         ));
     }
-    let unlock = context.unlock(settings).await?;
+    let unlock = context.unlock(settings, true).await?;
     let members = context.interruptible(context.members(settings, true)).await?;
     let how = InitSettings {
         kdf: KdfParams::default(),

@@ -80,7 +80,7 @@ pub async fn run(context: &Context, arguments: KeyArguments) -> Result<Outcome, 
                 (None, None) => return Err(Failure::usage("which key? give --new-password-file or --new-key-file")),
             };
             let settings = context.settings()?;
-            let unlock = context.unlock(&settings).await?;
+            let unlock = context.unlock(&settings, false).await?;
             let loaded = context.env.blocking(move || new.load()).await?;
             if let Some(warning) = &loaded.warning {
                 context.output.warn(warning);
@@ -91,7 +91,7 @@ pub async fn run(context: &Context, arguments: KeyArguments) -> Result<Outcome, 
         }
         KeyCommand::Remove { id } => {
             let settings = context.settings()?;
-            let unlock = context.unlock(&settings).await?;
+            let unlock = context.unlock(&settings, false).await?;
             let repository = context.open(&settings, &unlock, Access::Write).await?;
             let key = context.interruptible(repository.remove_key(&id)).await??;
             said(context, "removed", &key);

@@ -35,6 +35,7 @@ pub struct LsArguments {
 pub async fn run(context: &Context, arguments: LsArguments) -> Result<Outcome, Failure> {
     let wanted = Wanted::parse(&arguments.snapshot)?;
     let (_, repository) = context.open_to_read().await?;
+    context.warn_of_absent(&repository);
     let view = context.interruptible(wanted.find(&repository, &arguments.filter)).await??;
     let output = &context.output;
     if output.json {

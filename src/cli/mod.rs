@@ -13,6 +13,7 @@ pub mod init;
 pub mod key;
 pub mod ls;
 pub mod output;
+pub mod prompt;
 pub mod restore;
 pub mod select;
 pub mod snapshots;

@@ -13,7 +13,7 @@ use crate::cli::select::{Filter, Wanted};
 use crate::cli::terminal::Watch;
 use crate::progress::Progress;
 use crate::repository::error::Fault;
-use crate::restore::{self, RestoreSettings};
+use crate::restore::{self, RestoreReport, RestoreSettings};
 
 /// Arguments.
 #[derive(Args)]
@@ -48,9 +48,6 @@ pub struct RestoreArguments {
     /// Do not make devices nor set special permission bits
     #[arg(long)]
     pub no_special: bool,
-    /// Compare files that are there by their contents, even when size and time agree
-    #[arg(long)]
-    pub verify_existing: bool,
     /// Say what would be done; write nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -60,6 +57,7 @@ pub struct RestoreArguments {
 pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outcome, Failure> {
     let wanted = Wanted::parse(&arguments.snapshot)?;
     let (settings, repository) = context.open_to_read().await?;
+    context.warn_of_absent(&repository);
     if let Some(from) = &arguments.from
         && !settings.stores.iter().any(|store| store.name == *from)
     {
@@ -78,7 +76,6 @@ pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outco
         no_xattrs: arguments.no_xattrs,
         no_special: arguments.no_special,
         memory: settings.memory,
-        verify_existing: arguments.verify_existing,
     };
     let progress = Progress::default();
     let result = {
@@ -123,6 +120,11 @@ pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outco
             output.line(format_args!("  {} of metadata could not be set", count(report.warnings_count, "piece")));
         }
     }
+    Ok(outcome(&report))
+}
+
+/// How a restore that was carried out came out.
+pub fn outcome(report: &RestoreReport) -> Outcome {
     let mut outcome = Outcome::success();
     if report.failed_count > 0 {
         outcome.join(Outcome::failure(Fault::Integrity, None));
@@ -130,5 +132,5 @@ pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outco
     if report.warnings_count > 0 {
         outcome.incomplete();
     }
-    Ok(outcome)
+    outcome
 }

@@ -27,17 +27,14 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// The snapshots that match, in their order.
-    pub fn apply(&self, list: Vec<SnapshotView>) -> Vec<SnapshotView> {
+    /// Whether a snapshot matches.
+    pub fn admits(&self, view: &SnapshotView) -> bool {
         let any = |wanted: &[String], has: &dyn Fn(&String) -> bool| wanted.is_empty() || wanted.iter().any(has);
-        let fits = |view: &SnapshotView| {
-            let s = &view.snapshot;
-            any(&self.host, &|host| s.host == *host)
-                && any(&self.tag, &|tag| s.tags.contains(tag))
-                && any(&self.label, &|label| s.label == *label)
-                && (self.path.is_empty() || self.path.iter().any(|p| s.roots.iter().any(|r| r.path == p.as_bytes())))
-        };
-        list.into_iter().filter(fits).collect()
+        let s = &view.snapshot;
+        any(&self.host, &|host| s.host == *host)
+            && any(&self.tag, &|tag| s.tags.contains(tag))
+            && any(&self.label, &|label| s.label == *label)
+            && (self.path.is_empty() || self.path.iter().any(|p| s.roots.iter().any(|r| r.path == p.as_bytes())))
     }
 }
 
@@ -81,8 +78,8 @@ impl Wanted {
 
     /// The snapshot that is meant, among those the filter lets through.
     pub async fn find(&self, repository: &Repository, filter: &Filter) -> Result<SnapshotView, Failure> {
-        let list = filter.apply(repository.snapshots().await?);
-        Ok(repository.resolve(&list, &self.snapshot)?.clone())
+        let list = repository.snapshots().await?;
+        Ok(repository.meant(list, |view| filter.admits(view), &self.snapshot).await?)
     }
 }
 

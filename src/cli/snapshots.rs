@@ -9,6 +9,7 @@ use crate::cli::output::{count, local, name, put_name, rfc3339, short, size, tab
 use crate::cli::select::Filter;
 use crate::clock::Time;
 use crate::format::snapshot::Snapshot;
+use crate::repository::error::Fault;
 use crate::repository::snapshots::SnapshotView;
 
 /// Arguments.
@@ -22,8 +23,10 @@ pub struct SnapshotsArguments {
 /// Lists the snapshots, oldest first.
 pub async fn run(context: &Context, arguments: SnapshotsArguments) -> Result<Outcome, Failure> {
     let (settings, repository) = context.open_to_read().await?;
+    context.warn_of_absent(&repository);
     let list = context.interruptible(repository.snapshots()).await??;
-    let list = arguments.filter.apply(list);
+    let lost = repository.unreadable(&list).await;
+    let list: Vec<_> = list.into_iter().filter(|view| arguments.filter.admits(view)).collect();
     if context.output.json {
         context.output.object(&list.iter().map(object).collect());
     } else {
@@ -34,7 +37,12 @@ pub async fn run(context: &Context, arguments: SnapshotsArguments) -> Result<Out
         }
         context.output.line(count(list.len() as u64, "snapshot"));
     }
-    Ok(Outcome::success())
+    let mut outcome = Outcome::success();
+    for one in &lost {
+        context.output.problem("snapshots", &short(&one.id), "it is damaged or missing at every store that holds it");
+        outcome.join(Outcome::failure(Fault::Integrity, None));
+    }
+    Ok(outcome)
 }
 
 /// When the snapshot was taken.

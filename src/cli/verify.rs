@@ -10,7 +10,7 @@ use crate::cli::terminal::Watch;
 use crate::progress::Progress;
 use crate::repository::Access;
 use crate::repository::error::Fault;
-use crate::verify::{self, Damage, ReplicaVerified, VerifySettings};
+use crate::verify::{self, Damage, ReplicaVerified, VerifyReport, VerifySettings};
 
 /// Arguments.
 #[derive(Args)]
@@ -40,7 +40,7 @@ pub async fn run(context: &Context, arguments: VerifyArguments) -> Result<Outcom
     {
         return Err(Failure::usage(format!("--from {from}: there is no such store")));
     }
-    let unlock = context.unlock(&settings).await?;
+    let unlock = context.unlock(&settings, false).await?;
     // What is found damaged is written down in the log, so that no backup relies on it.
     let repository = context.open(&settings, &unlock, Access::Write).await?;
     let how = VerifySettings { read_data_percent: arguments.read_data, only: arguments.from, memory: settings.memory };
@@ -85,13 +85,22 @@ pub async fn run(context: &Context, arguments: VerifyArguments) -> Result<Outcom
         let found = if report.damage_count == 0 { "no damage".to_owned() } else { count(report.damage_count, "damaged object") };
         output.line(format_args!("{found} found in {}", duration(report.duration)));
     }
+    for replica in &report.replicas {
+        if let Some(why) = &replica.unreachable {
+            output.problem("verify", &replica.name, why);
+        }
+    }
+    Ok(outcome(&report))
+}
+
+/// How a verify that was carried out came out.
+pub fn outcome(report: &VerifyReport) -> Outcome {
+    let reached = |r: &&ReplicaVerified| r.unreachable.is_none();
     let mut outcome = Outcome::success();
     if report.damage_count > 0 {
         outcome.join(Outcome::failure(Fault::Integrity, None));
     }
-    for replica in &report.replicas {
-        let Some(why) = &replica.unreachable else { continue };
-        output.problem("verify", &replica.name, why);
+    for replica in report.replicas.iter().filter(|r| r.unreachable.is_some()) {
         match replica.fault {
             // Finding these is what verify is for; a store that is merely away is another matter while others answer.
             Some(fault @ (Fault::Integrity | Fault::Rollback | Fault::Unsupported | Fault::Denied)) => {
@@ -101,7 +110,7 @@ pub async fn run(context: &Context, arguments: VerifyArguments) -> Result<Outcom
             _ => outcome.behind(),
         }
     }
-    Ok(outcome)
+    outcome
 }
 
 fn object(damage: &Damage) -> serde_json::Value {

@@ -163,7 +163,7 @@ pub struct FinishedPack {
     /// Its name.
     pub hash: Hash,
     /// Its bytes.
-    pub bytes: Bytes,
+    pub bytes: Vec<u8>,
     /// Its row for an index segment.
     pub entry: PackEntry,
 }
@@ -171,7 +171,12 @@ pub struct FinishedPack {
 impl PackBuilder {
     /// An empty pack. `random` makes its name belong to one upload; `capacity` (bytes) is reserved at once.
     pub fn new(kind: PackKind, random: [u8; 16], capacity: usize) -> PackBuilder {
-        let mut bytes = Vec::with_capacity(capacity.clamp(HEADER_LEN, PACK_MAX));
+        PackBuilder::within(kind, random, Vec::with_capacity(capacity.clamp(HEADER_LEN, PACK_MAX)))
+    }
+
+    /// The same in a buffer that was used before.
+    pub fn within(kind: PackKind, random: [u8; 16], mut bytes: Vec<u8>) -> PackBuilder {
+        bytes.clear();
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes.push(kind as u8);
@@ -203,6 +208,11 @@ impl PackBuilder {
         self.bytes.extend_from_slice(frame);
         self.frames.push(record);
         Ok(())
+    }
+
+    /// Bytes that the finished pack will have, about and not less.
+    pub fn stored(&self) -> usize {
+        self.bytes.len() + self.fields + STRUCTURE_OVERHEAD + END_LEN
     }
 
     /// Bytes so far, without the trailer.
@@ -237,7 +247,7 @@ impl PackBuilder {
         let hash = object_hash(&self.bytes);
         let size = self.bytes.len() as u64;
         let entry = PackEntry { hash: Bytes::copy_from_slice(&hash), size, kind: self.kind as i32, frames: trailer.frames };
-        FinishedPack { hash, bytes: Bytes::from(self.bytes), entry }
+        FinishedPack { hash, bytes: self.bytes, entry }
     }
 }
 

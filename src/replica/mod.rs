@@ -151,10 +151,14 @@ impl ReplicaSet {
 
     /// The replicas of `mask` in the order in which they should be asked.
     pub fn reading_order(&self, mask: Mask) -> Vec<&Replica> {
-        let rank = |r: &Replica| self.settings.prefer.iter().position(|p| *p == r.name).unwrap_or(usize::MAX);
         let mut order: Vec<&Replica> = self.replicas.iter().filter(|r| mask.has(r.index)).collect();
-        order.sort_by_key(|r| rank(r));
+        order.sort_by_key(|r| self.rank(r));
         order
+    }
+
+    /// A replica's place among the preferred ones; those that are not have one and the same, behind them.
+    pub fn rank(&self, replica: &Replica) -> usize {
+        self.settings.prefer.iter().position(|p| *p == replica.name).unwrap_or(usize::MAX)
     }
 
     /// Every replica that could be opened.

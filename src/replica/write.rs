@@ -151,17 +151,12 @@ impl Fanout {
     }
 
     /// Starts the upload of `bytes` under `name` to the replicas of `mask` that are still part of the run. The answer comes
-    /// when every one of them is done or left behind: the replicas that proved to hold the object. `hold` is dropped then.
-    pub fn send<H: Send + Sync + 'static>(
-        &self,
-        name: &ObjectName,
-        bytes: &Bytes,
-        mask: Mask,
-        hold: H,
-    ) -> oneshot::Receiver<Mask> {
+    /// when every one of them is done or left behind: the replicas that proved to hold the object. The bytes are let go when
+    /// the last of them was put, failed or was given up: what they own (a share of a budget) can go with them.
+    pub fn send(&self, name: &ObjectName, bytes: &Bytes, mask: Mask) -> oneshot::Receiver<Mask> {
         let (done, answer) = oneshot::channel();
-        // Dropped by the last lane's task, whether it finished, failed or was aborted: only then are the bytes let go.
-        let ticket = Arc::new(Ticket { have: Mutex::new((Mask::default(), Some(done))), _hold: Box::new(hold) });
+        // Dropped by the last lane's task, whether it finished, failed or was aborted.
+        let ticket = Arc::new(Ticket { have: Mutex::new((Mask::default(), Some(done))) });
         for lane in self.shared.lanes.iter().filter(|l| mask.has(l.replica.index)) {
             let id = {
                 let mut next = self.next.lock().expect("no panic while counting");
@@ -215,7 +210,6 @@ impl Fanout {
 
 struct Ticket {
     have: Mutex<(Mask, Option<oneshot::Sender<Mask>>)>,
-    _hold: Box<dyn Send + Sync>,
 }
 
 impl Drop for Ticket {

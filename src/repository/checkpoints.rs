@@ -90,11 +90,6 @@ impl Log {
         Ok(())
     }
 
-    /// Reads a checkpoint with the lists it names, for what it is worth: says why it cannot be used, if so.
-    pub async fn verify_checkpoint(&self, slot: u64) -> Result<(), String> {
-        self.read_checkpoint(slot).await.map(drop)
-    }
-
     async fn read_checkpoint(&self, slot: u64) -> Result<(State, Runs), String> {
         let epoch = self.state.epoch;
         let name = layout::checkpoint(epoch, slot);

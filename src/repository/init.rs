@@ -15,8 +15,9 @@ use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::keyring::{self, Keyring, Unlock};
 use crate::repository::layout::{self, Class};
 use crate::repository::log::Log;
-use crate::repository::open::{descriptor_at, floor, refuses, story, unlock_descriptor, worst};
+use crate::repository::open::{descriptor_at, floor, refuses, story, worst};
 use crate::repository::probe::examine;
+use crate::repository::unlock::unlock_descriptor;
 use crate::seal::key::{KdfParams, RepositoryKeys, Secret};
 use crate::store::error::StoreErrorKind;
 
@@ -112,7 +113,7 @@ pub async fn init(
         }
     };
     let mut mask = Mask(found.iter().fold(0, |m, (i, _, _)| m | 1 << i));
-    let keyring = unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, keyring::LEVEL).await?;
+    let (keyring, _) = unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, keyring::LEVEL).await?;
     let keyring = std::sync::Arc::new(keyring);
     let (mut replicas, mut notes) = (Vec::new(), Vec::new());
     for replica in &set.replicas {

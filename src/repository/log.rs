@@ -21,7 +21,7 @@ use crate::repository::heads::Head;
 use crate::repository::keyring::Keyring;
 use crate::repository::layout::{self, Class};
 use crate::repository::state::State;
-use crate::store::error::StoreErrorKind;
+use crate::store::error::{StoreError, StoreErrorKind};
 
 /// How many lost races in a row are taken before giving up with [`Fault::Contention`].
 const RACES_MAX: u32 = 200;
@@ -30,14 +30,23 @@ const SENDS_MAX: u32 = 4;
 /// How many slots are asked for at once when catching up.
 const WINDOW_MAX: u64 = 16;
 
+/// Why a log is read no further, and appended to no more.
+#[derive(Clone, Debug)]
+pub struct Damaged {
+    /// Damage to a slot is [`Fault::Integrity`]; a slot that is missing or of another history is [`Fault::Rollback`].
+    pub fault: Fault,
+    /// The story.
+    pub why: String,
+}
+
 /// One replica's log, and its state as of the last slot read.
 pub struct Log {
     /// Where it lies.
     pub replica: Replica,
     /// What it says.
     pub state: State,
-    /// Why nothing may be appended, if so: a slot that is damaged.
-    pub damaged: Option<String>,
+    /// Why nothing may be appended, if so. What was read before that slot stands.
+    pub damaged: Option<Damaged>,
     /// The last slot that has a checkpoint, as far as known.
     pub checkpointed: u64,
     /// Runs of the sets in the last checkpoint, see `checkpoints`.
@@ -81,14 +90,37 @@ impl Log {
         self.state = State { epoch, ..State::default() };
         self.hashes.clear();
         self.damaged = None;
+        (self.checkpointed, self.runs) = (0, crate::repository::checkpoints::Runs::default());
         self.load_checkpoint().await?;
         self.hashes.insert(self.state.slot, self.state.hash);
-        self.refresh().await
+        // Two at least: a slot that was taken away is seen by the one behind it.
+        self.read_on(2).await
+    }
+
+    /// Whether a head seen elsewhere is further than this log was read.
+    pub fn is_before(&self, seen: &Head) -> bool {
+        (seen.epoch, seen.slot) > (self.state.epoch, self.state.slot)
+    }
+
+    /// Reads what came since, a newer epoch included.
+    pub async fn catch_up(&mut self) -> Result<(), RepositoryError> {
+        match self.replica.store.stat(&layout::slot(self.state.epoch + 1, 1)).await? {
+            Some(_) => self.reload().await,
+            None => self.refresh().await,
+        }
     }
 
     /// Reads what was appended since.
     pub async fn refresh(&mut self) -> Result<(), RepositoryError> {
-        let mut window = 1;
+        self.read_on(1).await
+    }
+
+    fn damage(&mut self, fault: Fault, why: String) {
+        self.damaged = Some(Damaged { fault, why: format!("store {}: {why}", self.replica.name) });
+    }
+
+    /// Reads to the end, `window` slots at once to begin with.
+    async fn read_on(&mut self, mut window: u64) -> Result<(), RepositoryError> {
         while self.damaged.is_none() {
             let first = self.state.slot + 1;
             let names: Vec<_> = (first..first + window).map(|n| layout::slot(self.state.epoch, n)).collect();
@@ -99,26 +131,16 @@ impl Log {
                     Err(e) if e.kind == StoreErrorKind::NotFound => found.push(None),
                     // Unreadable for good is damage; what may pass is an error of this replica for now.
                     Err(e) if matches!(e.kind, StoreErrorKind::Corrupt | StoreErrorKind::Invalid) => {
-                        self.damaged = Some(format!("store {}: {name} cannot be read: {e}", self.replica.name));
+                        self.damage(Fault::Integrity, format!("{name} cannot be read: {e}"));
                         return Ok(());
                     }
                     Err(e) => return Err(e.into()),
                 }
             }
             let end = found.iter().position(Option::is_none).unwrap_or(found.len());
-            if found[end..].iter().any(Option::is_some) {
-                // A slot behind an absent one: either it was just written, or the absent one was taken away.
-                let name = &names[end];
-                if self.replica.store.stat(name).await?.is_none() {
-                    return Err(RepositoryError::new(
-                        Fault::Rollback,
-                        format!(
-                            "store {}: {name} is missing although later slots exist: the log was tampered with",
-                            self.replica.name
-                        ),
-                    ));
-                }
-            }
+            // A slot behind an absent one: either it was just written, or the absent one was taken away.
+            let later = found[end..].iter().any(Option::is_some);
+            let gap = later && self.replica.store.stat(&names[end]).await?.is_none();
             let complete = end == found.len();
             for bytes in found.into_iter().take(end).flatten() {
                 self.fold(bytes).await?;
@@ -126,9 +148,15 @@ impl Log {
                     return Ok(());
                 }
             }
+            if gap {
+                let name = &names[end];
+                let why = format!("{name} is missing although later slots exist: the log was tampered with");
+                self.damage(Fault::Rollback, why);
+                return Ok(());
+            }
             if complete {
                 window = (window * 2).min(WINDOW_MAX);
-            } else if end == 0 || window == 1 {
+            } else if window == 1 || (end == 0 && !later) {
                 return Ok(());
             } else {
                 window = 1;
@@ -160,15 +188,13 @@ impl Log {
             }
             Err(e) => {
                 let why = chain(&e);
-                self.damaged = Some(format!("store {}: {name} is damaged: {why}", self.replica.name));
+                self.damage(Fault::Integrity, format!("{name} is damaged: {why}"));
                 return Ok(());
             }
         };
         if body.prev[..] != self.state.hash[..] && slot != 1 {
-            return Err(RepositoryError::new(
-                Fault::Rollback,
-                format!("store {}: {name} does not follow the slot before it: the log was forked", self.replica.name),
-            ));
+            self.damage(Fault::Rollback, format!("{name} does not follow the slot before it: the log was forked"));
+            return Ok(());
         }
         if body.action.is_none() && body.critical {
             return Err(RepositoryError::new(
@@ -253,6 +279,9 @@ impl Log {
             self.state.replica_id = None;
             // Whoever loses this race finds the winner's genesis.
             self.create_next(replica_id, Action::Genesis(genesis), true, heads).await?;
+            if let Some(damage) = &self.damaged {
+                return Err(RepositoryError::new(damage.fault, damage.why.clone()));
+            }
         }
         Ok(())
     }
@@ -268,12 +297,14 @@ impl Log {
     ) -> Result<(), RepositoryError> {
         for race in 0..RACES_MAX {
             if self.replica.store.stat(&layout::slot(self.state.epoch + 1, 1)).await?.is_some() {
-                self.reload().await?;
+                // What a record stands on was looked up in the old epoch, and may not be part of the new one.
+                let why = "its log was repaired meanwhile and goes on in a new epoch: run the command again";
+                return Err(RepositoryError::new(Fault::Failed, format!("store {}: {why}", self.replica.name)));
             }
             if let Some(damage) = &self.damaged {
                 return Err(RepositoryError::new(
-                    Fault::Integrity,
-                    format!("{damage}; nothing more is written to this replica until its log is repaired"),
+                    damage.fault,
+                    format!("{}; nothing more is written to this replica until its log is repaired", damage.why),
                 ));
             }
             if let Some(next) = self.state.closed {
@@ -340,12 +371,17 @@ impl Log {
     /// Creates a slot: `true` if it holds these bytes now, `false` if it holds others. Every unclear answer is resolved by
     /// reading the slot: my bytes, it is mine; others, lost; absent, the same bytes are sent again.
     async fn create(&self, name: &crate::store::name::ObjectName, stored: &Bytes) -> Result<bool, RepositoryError> {
-        let mut last = None;
+        let mut last: Option<StoreError> = None;
         for _ in 0..SENDS_MAX {
             match self.replica.store.put(name, stored.clone()).await {
                 Ok(()) => return Ok(true),
                 Err(e) if e.kind == StoreErrorKind::AlreadyExists || e.is_transient() => last = Some(e),
-                Err(e) => return Err(e.into()),
+                Err(e) if last.is_none() => return Err(e.into()),
+                // An earlier sending may still arrive: this refusal does not undo it.
+                Err(e) => {
+                    last = Some(e);
+                    break;
+                }
             }
             match self.replica.store.get(name, None).await {
                 Ok(bytes) => return Ok(bytes == *stored),
@@ -358,7 +394,7 @@ impl Log {
             self.replica.name
         );
         Err(match last {
-            Some(e) => RepositoryError::caused(Fault::Failed, message, e),
+            Some(e) => RepositoryError::caused(RepositoryError::from_kind(e.kind), message, e),
             None => RepositoryError::new(Fault::Failed, message),
         })
     }

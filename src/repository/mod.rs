@@ -23,6 +23,7 @@ pub mod reader;
 pub mod snapshots;
 pub mod state;
 pub mod status;
+pub mod unlock;
 pub mod writer;
 
 use std::collections::BTreeMap;
@@ -68,6 +69,9 @@ pub struct Repository {
     frames: reader::FrameCache,
     only: OnceLock<usize>,
     unanswered: Mutex<BTreeMap<usize, u32>>,
+    busy: frames::Busy,
+    /// Replicas whose stores were not seen to refuse to overwrite.
+    unproven: Mutex<Mask>,
 }
 
 /// Something a read met at a replica.
@@ -144,6 +148,24 @@ impl Repository {
         self.faults.lock().expect("no panic while faults are locked").entry(index).or_insert((fault, why));
     }
 
+    /// Before a record is written through a repository that was opened to read: sees that the store does not overwrite. A
+    /// record put over another's would fork the log.
+    async fn prove_refusal(&self, index: usize) -> Result<(), RepositoryError> {
+        if !self.unproven.lock().expect("no panic while proofs are noted").has(index) {
+            return Ok(());
+        }
+        let (replica, name) = (&self.set.replicas[index], layout::descriptor());
+        let own = replica.store.get(&name, None).await?;
+        if !open::refuses(replica, &name, &own).await? {
+            let (fault, why) = open::careless(replica, &name);
+            self.set_fault(index, fault, why.clone());
+            return Err(RepositoryError::new(fault, why));
+        }
+        let mut unproven = self.unproven.lock().expect("no panic while proofs are noted");
+        *unproven = unproven.without(Mask::one(index));
+        Ok(())
+    }
+
     /// The log of a readable replica.
     pub async fn log(&self, index: usize) -> Option<tokio::sync::MutexGuard<'_, Log>> {
         match self.logs.get(index)? {
@@ -157,7 +179,11 @@ impl Repository {
         std::mem::take(&mut *self.met.lock().expect("no panic while notes are locked"))
     }
 
+    /// Notes what a read met. From now on nothing in this process relies on a pack that is damaged.
     fn meet(&self, met: Met) {
+        if let Some(pack) = &met.pack {
+            self.index.write().expect("no panic while the index is locked").distrust(met.replica, pack, true);
+        }
         let mut all = self.met.lock().expect("no panic while notes are locked");
         if all.len() < 10_000 {
             all.push(met);

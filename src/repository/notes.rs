@@ -38,6 +38,7 @@ impl Repository {
         let Some(mut log) = self.log(index).await else {
             return Err(RepositoryError::new(Fault::Failed, "the replica's log was never read"));
         };
+        self.prove_refusal(index).await?;
         log.append(action, false, &heads, |_| Ok(())).await?;
         log.checkpoint_if_due().await;
         self.remember(&log);

@@ -5,26 +5,25 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::future::join_all;
 use tokio::sync::OnceCell;
 
 use crate::clock::Env;
+use crate::format::Hash;
 use crate::format::descriptor::Descriptor;
-use crate::format::key_slot::Generation;
-use crate::format::{Hash, object_hash};
 use crate::replica::patience::while_it_answers;
-use crate::replica::read::read_any;
 use crate::replica::{Mask, Member, Replica, ReplicaSet, ReplicaSettings};
 use crate::repository::chunk_index::ChunkIndex;
 use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::frames::Busy;
 use crate::repository::heads::{self, Head};
-use crate::repository::keyring::{self, Keyring, SLOTS_MAX, Unlock};
-use crate::repository::layout::{self, Class};
+use crate::repository::keyring::{self, Unlock};
+use crate::repository::layout;
 use crate::repository::log::Log;
 use crate::repository::reader::FrameCache;
-use crate::repository::{Access, Repository};
-use crate::seal::key::{KdfFloor, Secret};
+use crate::repository::unlock::unlock_descriptor;
+use crate::repository::{Access, Met, Repository};
+use crate::seal::key::KdfFloor;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::name::ObjectName;
 
@@ -65,7 +64,16 @@ pub(super) async fn descriptor_at(replica: &Replica) -> Result<Option<(Bytes, De
     let name = layout::descriptor();
     let stored = match replica.store.get(&name, None).await {
         Ok(stored) => stored,
-        Err(e) if e.kind == StoreErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind == StoreErrorKind::NotFound => {
+            // A log begins after the descriptor was written: where there is one, this is no empty place.
+            if replica.store.stat(&layout::slot(1, 1)).await?.is_none() {
+                return Ok(None);
+            }
+            return Err(RepositoryError::new(
+                Fault::Integrity,
+                format!("store {}: {name} is missing although the log of a repository is there", replica.name),
+            ));
+        }
         Err(e) => return Err(e.into()),
     };
     match Descriptor::decode(&stored) {
@@ -93,83 +101,6 @@ pub fn worst(faults: impl IntoIterator<Item = Fault>) -> Option<Fault> {
         Fault::Failed,
     ];
     faults.into_iter().min_by_key(|f| ORDER.iter().position(|o| o == f))
-}
-
-/// Opens the first slot that `unlock` fits: the named one, else any other in `keys/`.
-pub(super) async fn unlock_descriptor(
-    env: &Env,
-    set: &ReplicaSet,
-    mask: Mask,
-    descriptor: &Descriptor,
-    unlock: &Unlock,
-    lowered: bool,
-    level: i32,
-) -> Result<Keyring, RepositoryError> {
-    let hash = |bytes: &Bytes| Hash::try_from(bytes.as_ref()).unwrap_or_default();
-    let repository_id = hash(&descriptor.repository_id);
-    let named = hash(&descriptor.key_slot);
-    let matches = |want: Hash| {
-        async move |bytes: Bytes| {
-            if object_hash(&bytes) == want { Ok(bytes) } else { Err("its bytes do not match its name".to_owned()) }
-        }
-    };
-    let mut opened: Option<(Secret, Hash)> = None;
-    let (slot, _) = read_any(set, mask, &layout::hashed(Class::Key, &named), None, matches(named)).await;
-    if let Some(slot) = slot
-        && let Some(root) = keyring::try_slot(env, &slot, &repository_id, unlock, floor(lowered)).await?
-    {
-        opened = Some((root, named));
-    }
-    if opened.is_none() {
-        opened = other_slot(env, set, mask, &repository_id, named, unlock, lowered).await?;
-    }
-    let Some((root, slot)) = opened else {
-        return Err(RepositoryError::new(
-            Fault::WrongKey,
-            "wrong passphrase or key file: no key slot of this repository opens with it",
-        ));
-    };
-    let generation = hash(&descriptor.generation);
-    let (stored, met) = read_any(set, mask, &layout::hashed(Class::Key, &generation), None, matches(generation)).await;
-    let Some(stored) = stored else {
-        let why = met.first().map(|(_, fault)| fault.to_string()).unwrap_or_default();
-        return Err(RepositoryError::new(Fault::Integrity, format!("the repository's generation secret cannot be had: {why}")));
-    };
-    keyring::open_with_root(descriptor, root, slot, &stored, level)
-}
-
-async fn other_slot(
-    env: &Env,
-    set: &ReplicaSet,
-    mask: Mask,
-    repository_id: &Hash,
-    named: Hash,
-    unlock: &Unlock,
-    lowered: bool,
-) -> Result<Option<(Secret, Hash)>, RepositoryError> {
-    let mut tried = 0;
-    for replica in set.reading_order(mask) {
-        let mut listing = replica.store.list(layout::prefix(Class::Key));
-        while let Some(Ok(info)) = listing.next().await {
-            let Some((_, hash)) = layout::parse_hashed(&info.name) else { continue };
-            if hash == named || info.size > crate::format::SMALL_MAX as u64 {
-                continue;
-            }
-            let Ok(stored) = replica.store.get(&info.name, None).await else { continue };
-            if Generation::is_one(&stored) || object_hash(&stored) != hash {
-                continue;
-            }
-            tried += 1;
-            if tried > SLOTS_MAX {
-                return Ok(None);
-            }
-            // A damaged or hostile slot must not keep a good one from being tried.
-            if let Ok(Some(root)) = keyring::try_slot(env, &stored, repository_id, unlock, floor(lowered)).await {
-                return Ok(Some((root, hash)));
-            }
-        }
-    }
-    Ok(None)
 }
 
 impl Repository {
@@ -200,7 +131,7 @@ impl Repository {
                 }
             }
         }
-        let Some((_, descriptor, stored)) = found.first().cloned() else {
+        let Some((_, descriptor, _)) = found.first().cloned() else {
             return Err(nothing_found(&set, &faults));
         };
         if let Some((other, _, _)) = found.iter().find(|(_, d, _)| d.repository_id != descriptor.repository_id) {
@@ -211,7 +142,9 @@ impl Repository {
             ));
         }
         let mask = Mask(found.iter().fold(0, |m, (i, _, _)| m | 1 << i));
-        let keyring = unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, settings.level).await?;
+        let (keyring, met) =
+            unlock_descriptor(env, &set, mask, &descriptor, unlock, settings.lowered_kdf, settings.level).await?;
+        let met = met.into_iter().map(|(replica, fault)| Met { replica, pack: None, what: fault.to_string() }).collect();
         let keyring = Arc::new(keyring);
         let run_id = env.random();
         let seen = settings.state_dir.as_ref().map(|dir| heads::load(dir, &keyring.repository_id)).unwrap_or_default();
@@ -239,12 +172,12 @@ impl Repository {
             let stories: Vec<_> = faults.values().map(|(_, why)| why.clone()).collect();
             return Err(RepositoryError::new(worst_fault, format!("no replica's log can be read: {}", stories.join("; "))));
         }
-        audit(&set, &logs, &seen, &mut faults).await?;
+        audit(env, &set, &mut logs, &seen, &mut faults).await?;
         if logs.iter().flatten().any(|log| log.state.revoked.contains(&keyring.slot)) {
             return Err(RepositoryError::new(Fault::WrongKey, "this key was withdrawn from the repository"));
         }
         if access == Access::Write {
-            probe(env, &set, &logs, &stored, &mut faults).await;
+            probe(env, &set, &logs, &found, &mut faults).await;
         }
         let chunker = descriptor
             .chunker_spec()
@@ -267,10 +200,12 @@ impl Repository {
             index: Arc::new(RwLock::new(ChunkIndex::new(settings.index_memory))),
             index_loaded: OnceCell::new(),
             gaps: std::sync::atomic::AtomicBool::new(false),
-            met: Mutex::default(),
+            met: Mutex::new(met),
             frames: FrameCache::default(),
             only: OnceLock::new(),
             unanswered: Mutex::default(),
+            busy: Busy::default(),
+            unproven: Mutex::new(if access == Access::Write { Mask::default() } else { mask }),
         })
     }
 }
@@ -304,31 +239,45 @@ fn nothing_found(set: &ReplicaSet, faults: &BTreeMap<usize, (Fault, String)>) ->
 
 /// Damage, rollback, forks and doubles: what takes a replica out of writing although its log can be read.
 async fn audit(
+    env: &Env,
     set: &ReplicaSet,
-    logs: &[Option<Log>],
+    logs: &mut [Option<Log>],
     seen: &BTreeMap<Hash, Head>,
     faults: &mut BTreeMap<usize, (Fault, String)>,
 ) -> Result<(), RepositoryError> {
     let mut by_id: BTreeMap<Hash, usize> = BTreeMap::new();
-    for (index, log) in logs.iter().enumerate() {
-        let Some(log) = log else { continue };
+    for index in 0..logs.len() {
         let name = &set.replicas[index].name;
+        let Some(id) = logs[index].as_ref().map(|log| log.state.replica_id) else { continue };
+        let mut heads: Vec<Head> = Vec::new();
+        if let Some(id) = id {
+            if let Some(other) = by_id.insert(id, index) {
+                return Err(RepositoryError::new(
+                    Fault::Usage,
+                    format!("stores {} and {name} are one and the same replica: configure it once", set.replicas[other].name),
+                ));
+            }
+            let others = logs.iter().flatten().filter_map(|other| other.state.heads.get(&id));
+            heads = others.chain(seen.get(&id)).copied().collect();
+            heads.dedup();
+        }
+        let Some(log) = &mut logs[index] else { continue };
+        if heads.iter().any(|head| log.is_before(head)) {
+            // Others may have seen a record that was written after this log was read: it is read on before anything is said.
+            let patience = set.settings.stall;
+            let caught_up = while_it_answers(env, &set.replicas[index], patience, "reading its log", log.catch_up()).await;
+            if let Err(e) = caught_up.map_err(RepositoryError::from).and_then(|done| done) {
+                faults.insert(index, (e.fault, story(&e)));
+                continue;
+            }
+        }
         if let Some(damage) = &log.damaged {
-            faults.insert(index, (Fault::Integrity, damage.clone()));
+            faults.insert(index, (damage.fault, damage.why.clone()));
         }
-        let Some(id) = log.state.replica_id else {
-            faults.insert(index, (Fault::NoRepository, format!("store {name}: its log has not begun: run init")));
-            continue;
-        };
-        if let Some(other) = by_id.insert(id, index) {
-            return Err(RepositoryError::new(
-                Fault::Usage,
-                format!("stores {} and {name} are one and the same replica: configure it once", set.replicas[other].name),
-            ));
+        if id.is_none() {
+            let why = format!("store {name}: its log has not begun: run init");
+            faults.entry(index).or_insert((Fault::NoRepository, why));
         }
-        let others = logs.iter().flatten().filter_map(|other| other.state.heads.get(&id));
-        let mut heads: Vec<Head> = others.chain(seen.get(&id)).copied().collect();
-        heads.dedup();
         for head in heads {
             match log.agrees_with(&head).await {
                 Ok(true) => {}
@@ -365,24 +314,36 @@ pub(super) async fn refuses(replica: &Replica, name: &ObjectName, stored: &Bytes
     Ok(false)
 }
 
+/// What is said of a store that does not.
+pub(super) fn careless(replica: &Replica, name: &ObjectName) -> (Fault, String) {
+    let why = format!(
+        "store {}: created {name} although it exists: the store ignores create-if-absent and cannot be shared safely",
+        replica.name
+    );
+    (Fault::Unsupported, why)
+}
+
 /// Whether each store refuses to create what exists. The descriptor's own bytes are sent: a store that ignores the
 /// condition overwrites them with themselves.
-async fn probe(env: &Env, set: &ReplicaSet, logs: &[Option<Log>], stored: &Bytes, faults: &mut BTreeMap<usize, (Fault, String)>) {
+async fn probe(
+    env: &Env,
+    set: &ReplicaSet,
+    logs: &[Option<Log>],
+    found: &[(usize, Descriptor, Bytes)],
+    faults: &mut BTreeMap<usize, (Fault, String)>,
+) {
     let name = layout::descriptor();
-    let usable = |r: &&Replica| logs[r.index].is_some() && !faults.contains_key(&r.index);
-    let replicas: Vec<_> = set.replicas.iter().filter(usable).collect();
+    let usable = |index: usize| logs[index].is_some() && !faults.contains_key(&index);
+    let asked = found.iter().filter(|(index, ..)| usable(*index));
+    let replicas: Vec<(&Replica, &Bytes)> = asked.map(|(index, _, own)| (&set.replicas[*index], own)).collect();
     let patience = set.settings.stall;
     let answers =
-        join_all(replicas.iter().map(|r| while_it_answers(env, r, patience, "opening", refuses(r, &name, stored)))).await;
-    for (replica, answer) in replicas.into_iter().zip(answers) {
+        join_all(replicas.iter().map(|(r, own)| while_it_answers(env, r, patience, "opening", refuses(r, &name, own)))).await;
+    for ((replica, _), answer) in replicas.into_iter().zip(answers) {
         match answer.and_then(|refused| refused) {
             Ok(true) => {}
             Ok(false) => {
-                let why = format!(
-                    "store {}: created {name} although it exists: the store ignores create-if-absent and cannot be shared safely",
-                    replica.name
-                );
-                faults.insert(replica.index, (Fault::Unsupported, why));
+                faults.insert(replica.index, careless(replica, &name));
             }
             Err(e) => {
                 let e = RepositoryError::from(e);

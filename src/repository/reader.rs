@@ -16,8 +16,9 @@ use crate::format::record::{Action, Distrust, ObjectClass};
 use crate::format::tree::{Child, TreeKind};
 use crate::format::{FormatError, Hash, object_hash};
 use crate::replica::Mask;
-use crate::replica::read::{read_any, read_one};
-use crate::repository::chunk_index::{ChunkIndex, Place};
+use crate::replica::patience::while_it_answers;
+use crate::replica::read::read_any;
+use crate::repository::chunk_index::ChunkIndex;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::layout::{self, Class};
 use crate::repository::{Met, Repository};
@@ -37,11 +38,11 @@ pub const NODES_MAX: u64 = 100_000_000;
 pub struct FrameCache(Mutex<(VecDeque<(u32, Bytes)>, usize)>);
 
 impl FrameCache {
-    fn get(&self, frame: u32) -> Option<Bytes> {
+    pub(super) fn get(&self, frame: u32) -> Option<Bytes> {
         let cache = self.0.lock().expect("no panic while the cache is locked");
         cache.0.iter().find(|(number, _)| *number == frame).map(|(_, bytes)| bytes.clone())
     }
-    fn put(&self, frame: u32, bytes: Bytes) {
+    pub(super) fn put(&self, frame: u32, bytes: Bytes) {
         let mut cache = self.0.lock().expect("no panic while the cache is locked");
         if cache.0.iter().any(|(number, _)| *number == frame) {
             return;
@@ -160,48 +161,6 @@ impl Repository {
         .await
     }
 
-    /// The plaintext of a frame, with the wanted chunks in it verified. Tries every replica that has the pack, those that
-    /// trust it first; `None` when none of them gives what is wanted (what was met is noted).
-    pub async fn frame(&self, place: &Place, wanted: &[Wanted]) -> Option<Bytes> {
-        if let Some(plain) = self.frames.get(place.frame)
-            && verify(&self.keyring.id_key, &plain, wanted).is_ok()
-        {
-            return Some(plain);
-        }
-        let pack = self.index.read().expect("no panic while the index is locked").pack(place.pack).clone();
-        let name = layout::hashed(pack_class(pack.kind), &pack.hash);
-        let range = u64::from(place.frame_offset)..u64::from(place.frame_offset) + u64::from(place.frame_stored);
-        let kind = seal_kind(pack.kind);
-        let wanted: Arc<[Wanted]> = wanted.into();
-        for replica in self.order_for(&pack) {
-            let read = read_one(replica, &name, Some(range.clone()), async |bytes: Bytes| {
-                let (keyring, shape, wanted) = (self.keyring.clone(), place.shape, wanted.clone());
-                self.env
-                    .cpu(move || {
-                        let plain = keyring.sealer.open(kind, shape, &bytes).map_err(|e| e.to_string())?;
-                        verify(&keyring.id_key, &plain, &wanted)?;
-                        Ok(Bytes::from(plain))
-                    })
-                    .await
-            });
-            let read = read.await;
-            self.note_answer(replica.index, read.as_ref().err());
-            match read {
-                Ok(plain) => {
-                    if kind == Kind::Meta {
-                        self.frames.put(place.frame, plain.clone());
-                    }
-                    return Some(plain);
-                }
-                Err(fault) => {
-                    let pack = fault.is_damage().then_some(pack.hash);
-                    self.meet(Met { replica: replica.index, pack, what: fault.to_string() });
-                }
-            }
-        }
-        None
-    }
-
     /// The plaintext of a chunk, from any place at any replica.
     pub async fn chunk(&self, id: &ChunkId) -> Result<Bytes, RepositoryError> {
         let places = self.index().await?.read().expect("no panic while the index is locked").places(id);
@@ -242,7 +201,9 @@ impl Repository {
         }
         for (index, packs) in by_replica {
             let (name, count) = (self.set.replicas[index].name.clone(), packs.len());
-            match self.distrust(index, packs).await {
+            let (replica, patience) = (&self.set.replicas[index], self.set.settings.stall);
+            let told = while_it_answers(&self.env, replica, patience, "noting damage", self.distrust(index, packs)).await;
+            match told.map_err(RepositoryError::from).and_then(|new| new) {
                 Ok(0) => {}
                 Ok(new) => notes.push(format!("store {name}: {new} damaged packs are distrusted from now on")),
                 Err(e) => notes.push(format!("store {name}: {count} damaged packs could not be recorded: {e}")),
@@ -262,6 +223,7 @@ impl Repository {
             packs.iter().filter(|p| !log.state.distrusted.contains(*p)).map(|p| Bytes::copy_from_slice(p)).collect();
         let count = new.len();
         if count > 0 {
+            self.prove_refusal(index).await?;
             log.append(Action::Distrust(Distrust { add: new, lift: Vec::new() }), false, &heads, |_| Ok(())).await?;
             self.remember(&log);
         }

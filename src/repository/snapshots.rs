@@ -81,6 +81,58 @@ impl Repository {
         Ok(views)
     }
 
+    /// Those of the live snapshots that are not among `views`: no store that holds one gave its object whole.
+    pub async fn unreadable(&self, views: &[SnapshotView]) -> Vec<LiveSnapshot> {
+        let mut live = self.live().await;
+        live.retain(|one| !views.iter().any(|view| view.id == one.id));
+        live
+    }
+
+    /// As [`Repository::resolve`] among `views`, all of this repository's snapshots that `among` admits; but a snapshot that
+    /// cannot be read and may be the one that is meant is an integrity failure, and never passed over for another; so is
+    /// `latest` where every log that can be read is damaged.
+    pub async fn meant(
+        &self,
+        views: Vec<SnapshotView>,
+        among: impl Fn(&SnapshotView) -> bool,
+        text: &str,
+    ) -> Result<SnapshotView, RepositoryError> {
+        let latest = text.starts_with("latest");
+        let doubtful = |i: usize| self.fault(i).filter(|(fault, _)| matches!(fault, Fault::Integrity | Fault::Rollback));
+        let doubts: Vec<_> = self.readable().indices().map(doubtful).collect();
+        if latest
+            && doubts.iter().all(Option::is_some)
+            && let Some((fault, why)) = doubts.into_iter().flatten().next()
+        {
+            let message = format!("{why}; later snapshots may exist and no other log says so: name one by its id");
+            return Err(RepositoryError::new(fault, message));
+        }
+        let lost = self.unreadable(&views).await;
+        let live = self.live().await;
+        let views: Vec<SnapshotView> = views.into_iter().filter(among).collect();
+        let found = self.resolve(&views, text);
+        let wanted = text.to_ascii_lowercase();
+        let slot = found.as_ref().ok().and_then(|view| live.iter().find(|one| one.id == view.id));
+        let may_be = lost.iter().find(|one| match (latest, slot) {
+            // Slots of different logs say nothing about which came first.
+            (true, Some(found)) => one.slot > found.slot || one.mask.indices().next() != found.mask.indices().next(),
+            (true, None) => true,
+            (false, Some(_)) => false,
+            (false, None) => hex::encode(one.id).starts_with(&wanted),
+        });
+        match may_be {
+            Some(one) => Err(RepositoryError::new(
+                Fault::Integrity,
+                format!(
+                    "snapshot {} is damaged or missing at every store that holds it{}",
+                    hex::encode(one.id),
+                    if latest { ", and may be the one that is meant: name one by its id" } else { "" }
+                ),
+            )),
+            None => found.cloned(),
+        }
+    }
+
     async fn read_snapshot(&self, id: &Hash, objects: &BTreeMap<Hash, Mask>) -> Option<Snapshot> {
         for (object, mask) in objects {
             let name = layout::hashed(Class::Snapshot, object);

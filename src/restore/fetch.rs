@@ -68,7 +68,7 @@ impl<'r> Work<'r> {
     /// Puts runs into their files.
     pub async fn content(&self, mut runs: Vec<Placed>) -> Result<(), RestoreError> {
         let tally = &self.placer.tally;
-        runs.retain(|run| run.item.fate() == Fate::Underway);
+        runs.retain(|run| run.item.takes_content());
         let same = self.same(&runs).await;
         let mut at = 0;
         runs.retain(|run| {
@@ -337,7 +337,7 @@ impl<'r> Work<'r> {
                 return Ok(());
             }
         };
-        while item.fate() == Fate::Underway {
+        while item.takes_content() {
             let Some((batch, lost)) = self.some_runs(item, &mut runs).await else {
                 item.fail(&self.placer.tally, || "its content list cannot be read".into());
                 break;

@@ -48,6 +48,15 @@ impl Item {
         *self.fate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether content still goes into it: of a file that has lost a part, the rest is put in place all the same.
+    pub fn takes_content(&self) -> bool {
+        match self.fate() {
+            Fate::Underway => true,
+            Fate::Failed => self.with_writer(|_| ()).is_some(),
+            Fate::Standing(_) | Fate::Settled => false,
+        }
+    }
+
     /// Says how far it is now.
     pub fn set(&self, fate: Fate) {
         *self.fate.lock().unwrap_or_else(PoisonError::into_inner) = fate;

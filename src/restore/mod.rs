@@ -20,7 +20,7 @@ pub mod walk;
 pub mod writer;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::format::snapshot::Snapshot;
 use crate::format::tree::TreeKind;
@@ -34,6 +34,7 @@ use crate::restore::settle::Ready;
 use crate::restore::tally::{Tally, told};
 use crate::restore::target::{Target, TargetSettings};
 use crate::restore::walk::Walk;
+use crate::source::firsts::Firsts;
 use crate::source::metadata::raise_open_files;
 
 /// What one restore is to do.
@@ -62,8 +63,6 @@ pub struct RestoreSettings {
     pub no_special: bool,
     /// Bytes in flight; 0: 128 MiB.
     pub memory: u64,
-    /// Compare contents of files that exist by reading them even when size and time agree. It is always so now.
-    pub verify_existing: bool,
 }
 
 /// What a restore did.
@@ -148,11 +147,13 @@ pub async fn run(
         ..RestoreReport::default()
     };
     let tally = Arc::new(Tally::new(progress, report));
-    let placer = Placer { target, tally: tally.clone(), dry_run: settings.dry_run, broken: Arc::default() };
     let memory = if settings.memory == 0 { MEMORY } else { settings.memory };
+    let links_memory = usize::try_from(memory / 8).unwrap_or(usize::MAX);
+    let broken = Arc::new(Mutex::new(Some(Firsts::new(links_memory, std::env::temp_dir()))));
+    let placer = Placer { target, tally: tally.clone(), dry_run: settings.dry_run, broken };
     let work = Work::new(repository, placer, stop, memory);
     let files = FILES_MAX.min(raise_open_files() / 4).max(16) as usize;
-    let done = windows(&work, Walk::new(repository, &choice, tally.clone(), stop, files, parts)).await;
+    let done = windows(&work, Walk::new(repository, &choice, tally.clone(), stop, (files, links_memory), parts)).await;
     // What was met is recorded however it ended.
     let notes = if settings.dry_run { met(repository) } else { repository.record_distrust().await };
     done?;

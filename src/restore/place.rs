@@ -1,6 +1,5 @@
 //! Puts what a window holds into the target: directories, open files, links and nodes. Content and metadata come later.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::format::entry::{Entry, EntryKind, Problem};
@@ -9,6 +8,7 @@ use crate::restore::tally::{Tally, told};
 use crate::restore::target::{Outcome, Target, TargetError};
 use crate::restore::walk::Step;
 use crate::restore::writer::Existing;
+use crate::source::firsts::{Firsts, Group};
 use crate::source::metadata::{FileTime, Kind};
 
 /// Mode of directories that were not recorded and only lead to what was.
@@ -23,8 +23,9 @@ pub struct Placer {
     pub tally: Arc<Tally>,
     /// Whether nothing is to be written.
     pub dry_run: bool,
-    /// First members of hard-link groups that could not be restored, by their key in the target.
-    pub broken: Arc<Mutex<BTreeSet<Vec<u8>>>>,
+    /// First members of hard-link groups that could not be restored, by a hash of their key in the target. None once they
+    /// could not be kept: from then on none counts as whole.
+    pub broken: Arc<Mutex<Option<Firsts>>>,
 }
 
 /// The steps of a window on their way.
@@ -84,13 +85,17 @@ impl Placer {
     /// Notes that other names must not be taken for whole.
     pub fn mark_broken(&self, item: &Item) {
         if !item.entry.hard_link.is_empty() {
-            self.broken.lock().unwrap_or_else(PoisonError::into_inner).insert(item.key.clone());
+            let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+            if broken.as_mut().is_some_and(|broken| broken.meet(hash_of(&item.key), u64::MAX, &[]).is_err()) {
+                *broken = None;
+            }
         }
     }
 
-    /// Whether what stands at a key is not what it should be.
+    /// Whether what stands at a key is not what it should be; yes where that cannot be told.
     pub fn is_broken(&self, key: &[u8]) -> bool {
-        self.broken.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.as_ref().is_none_or(|broken| broken.knows(&hash_of(key)).unwrap_or(true))
     }
 
     fn directory(&self, key: &[u8], path: &[u8], recorded: bool) {
@@ -147,6 +152,11 @@ impl Placer {
             Ok(Some(Outcome::Withheld)) => item.set(Fate::Settled),
             Ok(Some(outcome)) => item.set(Fate::Standing(outcome)),
             Ok(None) => {}
+            // Who may make no devices gets all the rest: nothing of their content is lost.
+            Err(e) if e.is_denied() && matches!(item.entry.kind(), EntryKind::CharDevice | EntryKind::BlockDevice) => {
+                self.tally.warned(&item.path, told(&e));
+                item.set(Fate::Settled);
+            }
             Err(e) => {
                 item.refuse(&self.tally, &e);
                 self.mark_broken(item);
@@ -196,6 +206,12 @@ impl Placer {
         item.exchange_writer(Some(target.open_for_write(&item.key, entry.size, Existing::Compare)?));
         Ok(Some(()))
     }
+}
+
+fn hash_of(key: &[u8]) -> Group {
+    let mut hash = [0; 16];
+    blake3::Hasher::new().update(key).finalize_xof().fill(&mut hash);
+    hash
 }
 
 const UNREAD: &str = "it could not be read when it was backed up: its content is not in the snapshot";

@@ -87,6 +87,13 @@ pub enum TargetError {
     },
 }
 
+impl TargetError {
+    /// Whether the system refused for want of a right.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, TargetError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
 /// What an operation came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -1,7 +1,7 @@
 //! The selected part of the catalogs, in order, cut into windows that bound memory and open files whatever the size of a
 //! tree, a directory or a file.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use crate::restore::content::{Run, Runs};
 use crate::restore::item::Item;
 use crate::restore::select::{Choice, Judged, Part, is_at_or_below};
 use crate::restore::tally::{Tally, told};
+use crate::source::firsts::{Firsts, Group};
 
 /// Runs of files in one window.
 const RUNS_MAX: usize = 16 << 10;
@@ -93,11 +94,13 @@ struct Within<'r> {
     deepest: Vec<u8>,
     /// How much of the way to the part's place in the target was made.
     way_made: Option<usize>,
+    /// The last item that was no directory: nothing can lie beneath it.
+    leaf: Bytes,
     /// Taken, and waiting for its directories to be made; none inside: a directory, which needs nothing more.
     taken: Option<Option<Entering>>,
     streaming: Option<(Arc<Item>, Runs<'r>)>,
-    /// Hard-link groups met, by a hash of kind and first key, with the key in the target if it is another.
-    groups: BTreeMap<[u8; 16], Option<Vec<u8>>>,
+    /// Hard-link groups met, by a hash of kind and first key, with the key in the target that was made first.
+    groups: Option<Firsts>,
 }
 
 struct Entering {
@@ -113,6 +116,7 @@ pub struct Walk<'r> {
     tally: Arc<Tally>,
     stop: Stop,
     steps_max: usize,
+    links_memory: usize,
     parts: VecDeque<Part>,
     within: Option<Within<'r>>,
 }
@@ -124,16 +128,17 @@ impl Window {
 }
 
 impl<'r> Walk<'r> {
-    /// Before the first item. A window has at most `steps_max` steps, which is how many files it can open.
+    /// Before the first item. A window has at most `steps_max` steps, which is how many files it can open. First names of
+    /// hard links take about `links_memory` bytes, and beyond it a temporary file.
     pub fn new(
         repository: &'r Repository,
         choice: &'r Choice,
         tally: Arc<Tally>,
         stop: &Stop,
-        steps_max: usize,
+        (steps_max, links_memory): (usize, usize),
         parts: Vec<Part>,
     ) -> Walk<'r> {
-        Walk { repository, choice, tally, stop: stop.clone(), steps_max, parts: parts.into(), within: None }
+        Walk { repository, choice, tally, stop: stop.clone(), steps_max, links_memory, parts: parts.into(), within: None }
     }
 
     /// The next window; `None` at the end.
@@ -147,12 +152,12 @@ impl<'r> Walk<'r> {
                 let Some(part) = self.parts.pop_front() else { return Ok(None) };
                 let mut cursor = self.repository.cursor(TreeKind::Catalog, &part.catalog)?;
                 cursor.seek(&part.from);
-                self.within = Some(Within::new(part, cursor));
+                self.within = Some(Within::new(part, cursor, self.links_memory));
                 continue;
             };
             if within.stream(&mut window, &self.tally).await?
                 || within.make_way(&mut window)
-                || within.enter(&mut window, &self.tally, self.repository)
+                || within.enter(&mut window, &self.tally, self.repository).await?
             {
                 continue;
             }
@@ -175,7 +180,7 @@ impl<'r> Walk<'r> {
 }
 
 impl<'r> Within<'r> {
-    fn new(part: Part, cursor: Cursor<'r>) -> Within<'r> {
+    fn new(part: Part, cursor: Cursor<'r>, links_memory: usize) -> Within<'r> {
         Within {
             part,
             cursor,
@@ -184,9 +189,10 @@ impl<'r> Within<'r> {
             levels: Vec::new(),
             deepest: Vec::new(),
             way_made: Some(0),
+            leaf: Bytes::new(),
             taken: None,
             streaming: None,
-            groups: BTreeMap::new(),
+            groups: Some(Firsts::new(links_memory, std::env::temp_dir())),
         }
     }
 
@@ -252,26 +258,24 @@ impl<'r> Within<'r> {
     }
 
     /// Puts what was taken into the window, its directories being made; whether something was.
-    fn enter(&mut self, window: &mut Window, tally: &Tally, repository: &'r Repository) -> bool {
-        let Some(taken) = self.taken.take() else { return false };
-        let Some(Entering { key, entry, path }) = taken else { return true };
+    async fn enter(&mut self, window: &mut Window, tally: &Tally, repository: &'r Repository) -> Result<bool, RestoreError> {
+        let Some(taken) = self.taken.take() else { return Ok(false) };
+        let Some(Entering { key, entry, path }) = taken else { return Ok(true) };
         let to = self.part.target_of(&key, false);
         window.weight += to.len() + path.len() + key.len() + prost::Message::encoded_len(&entry) + 512;
         let is_file = entry.kind() == EntryKind::File;
-        let group = (!entry.hard_link.is_empty()).then(|| (group_of(&entry), entry.hard_link.clone()));
+        let group = (!entry.hard_link.is_empty()).then(|| group_of(&entry));
         let item = Arc::new(Item::new(to, path, entry));
-        if let Some((hash, first)) = group {
-            if let Some(known) = self.groups.get(&hash) {
-                let first = known.clone().unwrap_or_else(|| self.part.target_of(&first, false));
-                window.steps.push(Step::Link(item, first));
-                return true;
-            }
-            self.groups.insert(hash, (first != key).then(|| item.key.clone()));
+        if let Some(group) = group
+            && let Some(first) = self.first_of(group, &item, repository).await?
+        {
+            window.steps.push(Step::Link(item, first));
+            return Ok(true);
         }
         window.steps.push(Step::Item(item.clone()));
         if !is_file {
             window.whole.push(item);
-            return true;
+            return Ok(true);
         }
         match Runs::of(repository, &item.entry) {
             Ok(runs) => self.streaming = Some((item, runs)),
@@ -280,7 +284,27 @@ impl<'r> Within<'r> {
                 window.whole.push(item);
             }
         }
-        true
+        Ok(true)
+    }
+
+    /// What was made first of a group; none: this item is.
+    async fn first_of(
+        &mut self,
+        group: Group,
+        item: &Arc<Item>,
+        repository: &Repository,
+    ) -> Result<Option<Vec<u8>>, RestoreError> {
+        let mut groups = self.groups.take().expect("it comes back from every question");
+        let (may_block, item) = (groups.may_block(), item.clone());
+        let ask = move || {
+            // How many names will be asked for is not known.
+            let first = groups.meet(group, u64::MAX, &item.key);
+            (groups, first)
+        };
+        let (groups, first) = if may_block { repository.env.blocking(ask).await } else { ask() };
+        self.groups = Some(groups);
+        let doing = "could not keep the first names of hard links in a temporary file (is its folder full?)";
+        first.map_err(|e| RestoreError::Target(format!("{doing}: {e}")))
     }
 
     /// Reads on, past what cannot be read.
@@ -342,6 +366,9 @@ impl<'r> Within<'r> {
                 tally.failed(&self.part.path_of(&key), "its name is none that a tree can have".into());
                 return;
             }
+            if key[..start] == self.leaf[..] {
+                return tally.failed(&self.part.path_of(&key), "it lies beneath what is no directory".into());
+            }
             let judged = judge(&self.part.path_of(&key[..start]));
             self.deepest = key[..start].to_vec();
             self.levels.push(Level { length: start, entry: None, judged, made: false });
@@ -356,6 +383,9 @@ impl<'r> Within<'r> {
         let judged = judge(&path);
         let takes = choice.takes(judged);
         let is_directory = entry.kind() == EntryKind::Directory;
+        if !is_directory {
+            self.leaf = key.clone();
+        }
         if takes {
             tally.progress.set_current(|| String::from_utf8_lossy(&path).into_owned());
             tally.with(|report| {
@@ -378,7 +408,7 @@ impl<'r> Within<'r> {
     }
 }
 
-fn group_of(entry: &Entry) -> [u8; 16] {
+fn group_of(entry: &Entry) -> Group {
     let mut hash = [0; 16];
     blake3::Hasher::new().update(&entry.kind.to_le_bytes()).update(&entry.hard_link).finalize_xof().fill(&mut hash);
     hash

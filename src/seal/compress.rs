@@ -2,8 +2,7 @@
 //!
 //! Encoders have shipped bugs that lost data, and memory flips bits. Both show here, while the source is still at hand.
 
-use std::cell::{Cell, RefCell};
-use std::thread::LocalKey;
+use std::sync::{Mutex, PoisonError};
 
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::{DParameter, find_frame_compressed_size, get_frame_content_size};
@@ -21,77 +20,90 @@ pub type Encoder<'a> = dyn FnMut(&[u8], &mut Vec<u8>) -> Result<(), SealError> +
 const WORTHWHILE: usize = 32;
 /// Largest window that a frame may ask for, as a power of two: that of the largest plaintext, 16 MiB.
 const WINDOW_LOG_MAX: u32 = 24;
-/// A thread's buffers shrink to this after larger frames, in bytes, so that idle threads hold little.
+/// Buffers shrink to this after larger frames, in bytes, so that idle ones hold little.
 const KEPT: usize = 4 << 20;
 /// First bytes of a zstd frame (RFC 8878, section 3.1.1); skippable frames have others.
 const MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 
-thread_local! {
-    static COMPRESSOR: RefCell<Option<(i32, Compressor<'static>)>> = const { RefCell::new(None) };
-    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
-    static PACKED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    static UNFOLDED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+static COMPRESSORS: Idle<(i32, Compressor<'static>)> = Idle::new();
+static DECOMPRESSORS: Idle<Decompressor<'static>> = Idle::new();
+static BUFFERS: Idle<Vec<u8>> = Idle::new();
+
+/// What calls work with, between calls: there are never more than calls were under way at once. Kept per thread, each of
+/// very many threads would come to hold megabytes, as jobs wander over all of them.
+struct Idle<T>(Mutex<Vec<T>>);
+
+impl<T> Idle<T> {
+    const fn new() -> Idle<T> {
+        Idle(Mutex::new(Vec::new()))
+    }
+
+    fn take(&self, fits: impl Fn(&T) -> bool) -> Option<T> {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = idle.iter().rposition(fits)?;
+        Some(idle.swap_remove(at))
+    }
+
+    fn put(&self, back: T) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(back);
+    }
 }
 
-/// Lends a buffer of this thread, empty, and takes it back.
-fn lend<R>(buffer: &'static LocalKey<Cell<Vec<u8>>>, work: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    let mut lent = buffer.take();
-    lent.clear();
+/// Lends an empty buffer, and takes it back.
+pub fn lend<R>(work: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    let mut lent = BUFFERS.take(|_| true).unwrap_or_default();
     let result = work(&mut lent);
     lent.clear();
     lent.shrink_to(KEPT);
-    buffer.set(lent);
+    BUFFERS.put(lent);
     result
 }
 
-/// Lends the buffer in which this thread decrypts what it is going to unfold.
-pub fn lend_packed<R>(work: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    lend(&PACKED, work)
-}
-
-/// The encoder in use: zstd at `level` (1 to 22), its context kept per thread.
+/// The encoder in use: zstd at `level` (1 to 22), its context kept for the next call.
 pub fn zstd_encoder(level: i32) -> impl FnMut(&[u8], &mut Vec<u8>) -> Result<(), SealError> {
     move |plain, packed| {
         packed.clear();
         packed.reserve(zstd::compress_bound(plain.len()));
-        COMPRESSOR.with_borrow_mut(|kept| {
-            let context = match kept {
-                Some((at, context)) if *at == level => context,
-                _ => &mut kept.insert((level, Compressor::new(level).map_err(|_| SealError::Encoder)?)).1,
-            };
-            context.compress_to_buffer(plain, packed).map_err(|_| SealError::Encoder)?;
-            Ok(())
-        })
+        let mut context = match COMPRESSORS.take(|(at, _)| *at == level) {
+            Some((_, context)) => context,
+            None => Compressor::new(level).map_err(|_| SealError::Encoder)?,
+        };
+        let done = context.compress_to_buffer(plain, packed);
+        COMPRESSORS.put((level, context));
+        done.map(drop).map_err(|_| SealError::Encoder)
     }
 }
 
-/// Packs `plain` for encryption: the buffer has [`SALT`] bytes of room in front, then the packed bytes, and capacity for
-/// the tag. Without an encoder, and when that saves less than 3.1 percent, the plaintext is stored as it is.
+/// Packs the plaintext in `buffer` for encryption, in place: there are [`SALT`] bytes of room in front, before and after.
+/// Without an encoder, and when that saves less than 3.1 percent, the plaintext stays as it is.
 ///
-/// [`SealError::Encoder`] when the encoder fails, or its bytes would be used and do not unfold to `plain`.
-pub fn compress(encoder: Option<&mut Encoder<'_>>, plain: &[u8]) -> Result<(Compression, Vec<u8>), SealError> {
-    let Some(encoder) = encoder else { return Ok((Compression::Stored, with_room(plain))) };
-    if plain.is_empty() {
-        return Ok((Compression::Stored, with_room(plain)));
+/// [`SealError::Encoder`] when the encoder fails, or its bytes would be used and do not unfold to the plaintext.
+pub fn compress(encoder: Option<&mut Encoder<'_>>, buffer: &mut Vec<u8>) -> Result<Compression, SealError> {
+    let Some(encoder) = encoder else { return Ok(Compression::Stored) };
+    if buffer.len() <= SALT {
+        return Ok(Compression::Stored);
     }
-    lend(&PACKED, |packed| {
+    lend(|packed| {
+        let plain = &buffer[SALT..];
         encoder(plain, packed)?;
         if packed.len().saturating_add(plain.len() / WORTHWHILE) >= plain.len() {
-            return Ok((Compression::Stored, with_room(plain)));
+            return Ok(Compression::Stored);
         }
-        lend(&UNFOLDED, |unfolded| {
+        lend(|unfolded| {
             let unfolding = decompress(packed, plain.len(), unfolded);
             if unfolding.is_ok() && unfolded == plain { Ok(()) } else { Err(SealError::Encoder) }
         })?;
-        Ok((Compression::Zstd, with_room(packed)))
+        buffer.truncate(SALT);
+        buffer.extend_from_slice(packed);
+        Ok(Compression::Zstd)
     })
 }
 
-/// The one allocation of a sealed frame, at its final size.
-fn with_room(packed: &[u8]) -> Vec<u8> {
-    let mut buffer = Vec::with_capacity(SALT + packed.len() + TAG);
+/// A copy of the plaintext with room for what sealing adds, in front and behind.
+pub fn with_room(plain: &[u8]) -> Vec<u8> {
+    let mut buffer = Vec::with_capacity(SALT + plain.len() + TAG);
     buffer.resize(SALT, 0);
-    buffer.extend_from_slice(packed);
+    buffer.extend_from_slice(plain);
     buffer
 }
 
@@ -108,23 +120,23 @@ pub fn decompress(packed: &[u8], plain_len: usize, plain: &mut Vec<u8>) -> Resul
         return Err(SealError::Decoder);
     }
     plain.reserve_exact(plain_len);
-    DECOMPRESSOR.with_borrow_mut(|kept| {
-        let context = match kept {
-            Some(context) => context,
-            None => {
-                let mut context = Decompressor::new().map_err(|_| SealError::Decoder)?;
-                context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(|_| SealError::Decoder)?;
-                kept.insert(context)
-            }
-        };
-        match context.decompress_to_buffer(packed, plain) {
-            Ok(len) if len == plain_len => Ok(()),
-            _ => {
-                plain.clear();
-                Err(SealError::Decoder)
-            }
+    let mut context = match DECOMPRESSORS.take(|_| true) {
+        Some(context) => context,
+        None => {
+            let mut context = Decompressor::new().map_err(|_| SealError::Decoder)?;
+            context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(|_| SealError::Decoder)?;
+            context
         }
-    })
+    };
+    let done = context.decompress_to_buffer(packed, plain);
+    DECOMPRESSORS.put(context);
+    match done {
+        Ok(len) if len == plain_len => Ok(()),
+        _ => {
+            plain.clear();
+            Err(SealError::Decoder)
+        }
+    }
 }
 
 /// Whether the window that the frame header asks for is allowed (RFC 8878, section 3.1.1.1.2). The decoder's own limit

@@ -69,6 +69,21 @@ pub struct FrameShape {
     pub compression: Compression,
 }
 
+/// Plaintext in a buffer that has room for what sealing adds, so that the frame is made in place.
+pub struct Roomy(Vec<u8>);
+
+impl Roomy {
+    /// A copy of `plain`.
+    pub fn new(plain: &[u8]) -> Roomy {
+        Roomy(compress::with_room(plain))
+    }
+
+    /// The plaintext.
+    pub fn plain(&self) -> &[u8] {
+        &self.0[SALT..]
+    }
+}
+
 /// A sealed frame: salt, ciphertext, tag.
 pub struct SealedFrame {
     /// The bytes that go into a pack.
@@ -125,8 +140,13 @@ impl FrameSealer {
     /// `plain_id` is the keyed id of the whole of `plain`, `entropy` fresh for each call. [`SealError::Length`] above
     /// [`FRAME_PLAIN_MAX`], [`SealError::Encoder`] when compression cannot be trusted, [`SealError::Generation`].
     pub fn seal(&self, kind: Kind, plain: &[u8], plain_id: &[u8; 32], entropy: [u8; 32]) -> Result<SealedFrame, SealError> {
+        self.seal_roomy(kind, Roomy::new(plain), plain_id, entropy)
+    }
+
+    /// Like [`FrameSealer::seal`], in the buffer that holds the plaintext: it becomes the frame.
+    pub fn seal_roomy(&self, kind: Kind, plain: Roomy, plain_id: &[u8; 32], entropy: [u8; 32]) -> Result<SealedFrame, SealError> {
         let mut encoder = compress::zstd_encoder(self.level);
-        self.seal_with((self.level > 0).then_some(&mut encoder as &mut Encoder<'_>), kind, plain, plain_id, entropy)
+        self.seal_in((self.level > 0).then_some(&mut encoder as &mut Encoder<'_>), kind, plain, plain_id, entropy)
     }
 
     /// Like [`FrameSealer::seal`], with an encoder of the caller's (none stores): the proof must hold against any.
@@ -138,12 +158,25 @@ impl FrameSealer {
         plain_id: &[u8; 32],
         entropy: [u8; 32],
     ) -> Result<SealedFrame, SealError> {
-        if plain.len() > FRAME_PLAIN_MAX {
+        self.seal_in(encoder, kind, Roomy::new(plain), plain_id, entropy)
+    }
+
+    fn seal_in(
+        &self,
+        encoder: Option<&mut Encoder<'_>>,
+        kind: Kind,
+        plain: Roomy,
+        plain_id: &[u8; 32],
+        entropy: [u8; 32],
+    ) -> Result<SealedFrame, SealError> {
+        let plain_len = plain.plain().len();
+        if plain_len > FRAME_PLAIN_MAX {
             return Err(SealError::Length);
         }
         let secret = self.generations.get(&self.current).ok_or(SealError::Generation(self.current))?;
-        let (compression, mut bytes) = compress::compress(encoder, plain)?;
-        let shape = FrameShape { generation: self.current, plain_len: plain.len() as u32, compression };
+        let Roomy(mut bytes) = plain;
+        let compression = compress::compress(encoder, &mut bytes)?;
+        let shape = FrameShape { generation: self.current, plain_len: plain_len as u32, compression };
         let aad = self.frame_aad(kind, shape);
         // The plaintext's id does not say everything: another level or release of zstd makes other bytes of the same
         // plaintext, and another kind another tag. Neither may ever meet the same key.
@@ -174,7 +207,7 @@ impl FrameSealer {
                     return Err(SealError::Length);
                 }
             }
-            Compression::Zstd => compress::lend_packed(|packed| {
+            Compression::Zstd => compress::lend(|packed| {
                 encrypt::open_frame(secret, &aad, stored, packed)?;
                 compress::decompress(packed, plain_len, &mut plain)
             })?,

@@ -85,6 +85,16 @@ pub(crate) fn admit(label: &str, name: &ObjectName, size: usize) -> Result<(), S
     Err(StoreError::new(StoreErrorKind::Invalid, label, format!("put {name}")).because(cause))
 }
 
+/// Bytes reserved at least for a buffer of megabytes that comes and goes: of such a length (more than 32 MiB) glibc maps it
+/// for itself and gives it back at once when it is freed; shorter ones stay in the arenas of many threads, in pieces, beyond
+/// any budget (`mallopt(3)`, M_MMAP_THRESHOLD). What is reserved and not filled takes no memory.
+const RESERVED: usize = (32 << 20) + (64 << 10);
+
+/// An empty buffer for `length` bytes that leaves no memory behind.
+pub fn buffer(length: usize) -> Vec<u8> {
+    Vec::with_capacity(if length >= 1 << 20 { length.max(RESERVED) } else { length })
+}
+
 /// The part of an object of `size` bytes that a `get` asks for: start and length in bytes.
 /// `Invalid` when the range is empty, reversed, past the end or longer than any object.
 pub(crate) fn within(label: &str, name: &ObjectName, range: Option<&Range<u64>>, size: u64) -> Result<(u64, usize), StoreError> {

@@ -13,6 +13,7 @@ use crate::replica::read::ReadFault;
 use crate::repository::Repository;
 use crate::repository::chunk_index::ChunkIndex;
 use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::log::Damaged;
 use crate::repository::state::Live;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::verify::findings::Findings;
@@ -109,7 +110,7 @@ impl Examination<'_> {
 
 impl Facts {
     /// As the log of replica `index` stands; `None` when it was never read.
-    pub async fn gather(repository: &Repository, index: usize) -> Option<(Facts, Option<String>)> {
+    pub async fn gather(repository: &Repository, index: usize) -> Option<(Facts, Option<Damaged>)> {
         let log = repository.log(index).await?;
         let state = &log.state;
         let facts = Facts {

@@ -201,12 +201,12 @@ impl Ground<'_> {
             return Ok(out);
         };
         match (fault, damaged) {
-            (_, Some(why)) => self.findings.add(me, "log", why),
             (Some((fault @ (Fault::Rollback | Fault::Unsupported | Fault::NoRepository), why)), _) => {
                 (out.report.fault, out.report.unreachable) = (Some(fault), Some(why));
                 return Ok(out);
             }
-            (Some((_, why)), _) => self.findings.note(me, format!("nothing can be written down in its log: {why}")),
+            (_, Some(damage)) => self.findings.add(me, "log", damage.why),
+            (Some((_, why)), None) => self.findings.note(me, format!("nothing can be written down in its log: {why}")),
             (None, None) => {}
         }
         out.report.snapshots = facts.snapshots.len() as u64;
@@ -246,8 +246,8 @@ impl Ground<'_> {
         (out.report.packs, out.report.foreign) = (listed.packs, listed.foreign);
         out.keys.clone_from(&listed.keys);
         presence::verify_keys(what, &listed).await?;
-        presence::verify_lists(what, &listed).await?;
-        presence::verify_checkpoints(what, &listed).await?;
+        let runs = presence::verify_checkpoints(what, &listed).await?;
+        presence::verify_lists(what, &listed, runs).await?;
         presence::verify_snapshots(what).await?;
         let wanted = match self.settings.read_data_percent {
             Some(percent) => content::draw(what, percent),

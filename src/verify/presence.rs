@@ -5,14 +5,16 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use crate::format::checkpoint::Checkpoint;
 use crate::format::descriptor::Descriptor;
 use crate::format::pack::PackKind;
 use crate::format::record::ObjectClass;
 use crate::format::snapshot::Snapshot;
 use crate::format::{Hash, object_hash};
-use crate::replica::read::read_one;
+use crate::replica::read::{ReadFault, read_one};
 use crate::repository::layout::{self, Class};
 use crate::repository::log::chain;
+use crate::store::error::StoreErrorKind;
 use crate::store::name::ObjectName;
 use crate::store::{ObjectInfo, Store};
 use crate::verify::examine::{Examination, Halt, sort};
@@ -178,15 +180,15 @@ pub async fn verify_keys(what: &Examination<'_>, listed: &Listed) -> Result<(), 
     Ok(())
 }
 
-/// Lists that records name must be there and whole; others serve checkpoints only.
-pub async fn verify_lists(what: &Examination<'_>, listed: &Listed) -> Result<(), Halt> {
+/// Lists that records or the newest checkpoints (`runs`) name must be there and whole; others serve older checkpoints.
+pub async fn verify_lists(what: &Examination<'_>, listed: &Listed, runs: BTreeSet<Hash>) -> Result<(), Halt> {
     let me = what.replica.index;
-    let lists = listed.lists.union(&what.facts.lists).copied().collect();
+    let needed = runs.union(&what.facts.lists).copied().collect();
+    let lists = listed.lists.union(&needed).copied().collect();
     for (name, story) in verify_hashed(what, Class::List, lists).await? {
-        let needed = layout::parse_hashed(&name).is_some_and(|(_, hash)| what.facts.lists.contains(&hash));
-        match needed {
+        match layout::parse_hashed(&name).is_some_and(|(_, hash)| needed.contains(&hash)) {
             true => what.findings.add(me, name, story),
-            false => what.findings.note(me, format!("{name}, which serves checkpoints only: {story}")),
+            false => what.findings.note(me, format!("{name}, which serves older checkpoints only: {story}")),
         }
     }
     Ok(())
@@ -207,17 +209,27 @@ async fn verify_hashed(what: &Examination<'_>, class: Class, hashes: BTreeSet<Ha
     reads.buffered(at_once).try_filter_map(|wrong| async move { Ok(wrong) }).try_collect().await
 }
 
-/// The newest checkpoints, for what they are worth: without them a reader begins at the first slot.
-pub async fn verify_checkpoints(what: &Examination<'_>, listed: &Listed) -> Result<(), Halt> {
+/// The newest checkpoints must be whole: opening can do without, a repair of the log cannot. Gives the lists they name.
+pub async fn verify_checkpoints(what: &Examination<'_>, listed: &Listed) -> Result<BTreeSet<Hash>, Halt> {
+    let (epoch, keyring) = (what.facts.epoch, &what.repository.keyring);
+    let mut runs = BTreeSet::new();
     for slot in &listed.checkpoints {
         what.going_on()?;
-        let Some(log) = what.repository.log(what.replica.index).await else { return Ok(()) };
-        if let Err(why) = log.verify_checkpoint(*slot).await {
-            let name = layout::checkpoint(what.facts.epoch, *slot);
-            what.findings.note(what.replica.index, format!("{name} cannot be used, which costs reading more of the log: {why}"));
+        let name = layout::checkpoint(epoch, *slot);
+        let read = read_one(what.replica, &name, None, async |bytes: Bytes| {
+            Checkpoint::decode(&bytes, &keyring.keys.log, &keyring.repository_id, epoch, *slot).map_err(|e| chain(&e))
+        });
+        match read.await {
+            Ok(checkpoint) => {
+                let named = checkpoint.sets.iter().flat_map(|set| &set.runs);
+                runs.extend(named.filter_map(|run| Hash::try_from(run.list.as_ref()).ok()));
+            }
+            // Only the listing showed it, and only a listing ever will.
+            Err(ReadFault::Store(e)) if e.kind == StoreErrorKind::NotFound => {}
+            Err(fault) => what.findings.add(what.replica.index, &name, sort(fault)?),
         }
     }
-    Ok(())
+    Ok(runs)
 }
 
 /// Every live snapshot's object must be there and be that snapshot.

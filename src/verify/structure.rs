@@ -8,7 +8,7 @@ use prost::Message;
 
 use crate::chunk::id::ChunkId;
 use crate::format::descent::{Descent, Step};
-use crate::format::entry::{self, Entry, Piece};
+use crate::format::entry::{self, Entry, EntryKind, Piece};
 use crate::format::tree::{Child, TreeKind};
 use crate::progress::Stop;
 use crate::replica::Mask;
@@ -76,6 +76,8 @@ impl<'r> Walk<'r> {
     /// Walks a tree; of a catalog also every content list below it. `key` is the entry whose content list it is.
     async fn tree(&mut self, kind: TreeKind, root: &Child, place: &Place<'_>, key: &[u8]) -> Result<(), VerifyError> {
         let mut ahead: BTreeMap<ChunkId, Bytes> = BTreeMap::new();
+        // The entry before, if it is no directory: in key order, what lies beneath it would come next.
+        let mut leaf: Option<Bytes> = None;
         let mut descent = match Descent::new(kind, root.clone(), NODES_MAX) {
             Ok(descent) => descent,
             Err(e) => {
@@ -93,15 +95,19 @@ impl<'r> Walk<'r> {
                     return Ok(());
                 }
                 Ok(Step::End) => return Ok(()),
-                Ok(Step::Item(item)) if kind == TreeKind::Catalog => self.entry(&item.key, item.value, place).await?,
+                Ok(Step::Item(item)) if kind == TreeKind::Catalog => {
+                    if leaf.is_some_and(|leaf| item.key.strip_prefix(&leaf[..]).is_some_and(|rest| rest.starts_with(&[0]))) {
+                        self.broken(place, &item.key, "it lies beneath what is no directory".into());
+                    }
+                    leaf = (!self.entry(&item.key, item.value, place).await?).then_some(item.key);
+                }
                 Ok(Step::Item(item)) => {
                     // Reading the node tested the piece.
-                    let chunk = Piece::decode(item.value).ok().and_then(|piece| piece.chunk_id());
-                    chunk.into_iter().for_each(|id| self.cover(&[id], place, key));
+                    self.cover(Piece::decode(item.value).iter().filter_map(wanted).collect(), place, key);
                 }
                 Ok(Step::Want(child)) => {
                     let Some(id) = child.chunk_id() else { return Ok(()) };
-                    self.cover(&[id], place, key);
+                    self.cover(vec![(id, u64::from(child.length))], place, key);
                     let read =
                         if self.is_seen(&id, place.at) { None } else { self.node(&id, &descent, &mut ahead, place, key).await };
                     let fed = match read {
@@ -109,10 +115,8 @@ impl<'r> Walk<'r> {
                         None => descent.skip_wanted(),
                     };
                     if let Err(e) = fed {
-                        {
-                            self.broken(place, key, chain(&e));
-                            return Ok(());
-                        }
+                        self.broken(place, key, chain(&e));
+                        return Ok(());
                     }
                 }
             }
@@ -159,39 +163,45 @@ impl<'r> Walk<'r> {
         plain
     }
 
-    async fn entry(&mut self, key: &[u8], value: Bytes, place: &Place<'_>) -> Result<(), VerifyError> {
+    /// Looks into an entry; whether it may have others beneath it.
+    async fn entry(&mut self, key: &[u8], value: Bytes, place: &Place<'_>) -> Result<bool, VerifyError> {
         let entry: Entry = match entry::decode(value, key) {
             Ok(entry) => entry,
             Err(e) => {
                 self.broken(place, key, format!("an entry: {}", chain(&e)));
-                return Ok(());
+                return Ok(true);
             }
         };
-        let mut ids: Vec<ChunkId> = entry.xattrs.iter().filter_map(|x| x.chunk.as_ref()?.chunk_id()).collect();
+        let directory = matches!(entry.kind(), EntryKind::Directory);
+        let mut chunks: Vec<(ChunkId, u64)> = entry.xattrs.iter().filter_map(|x| wanted(x.chunk.as_ref()?)).collect();
         let Some(content) = &entry.content else {
-            {
-                self.cover(&ids, place, key);
-                return Ok(());
-            }
+            self.cover(chunks, place, key);
+            return Ok(directory);
         };
-        ids.extend(content.pieces.iter().filter_map(Piece::chunk_id));
-        self.cover(&ids, place, key);
-        match &content.list {
-            Some(list) => Box::pin(self.tree(TreeKind::Content, list, place, key)).await,
-            None => Ok(()),
+        chunks.extend(content.pieces.iter().filter_map(wanted));
+        self.cover(chunks, place, key);
+        if let Some(list) = &content.list {
+            Box::pin(self.tree(TreeKind::Content, list, place, key)).await?;
         }
+        Ok(directory)
     }
 
-    /// Looks chunks up: each must be usable at every replica that the walk is for.
-    fn cover(&self, ids: &[ChunkId], place: &Place<'_>, key: &[u8]) {
+    /// Looks chunks up: each must be usable at every replica that the walk is for, and be as long as it is said to be.
+    fn cover(&self, wanted: Vec<(ChunkId, u64)>, place: &Place<'_>, key: &[u8]) {
         let chunks = self.index.read().expect("no panic while the index is locked");
-        for (id, usable) in ids.iter().zip(chunks.usable(ids)) {
+        let ids: Vec<ChunkId> = wanted.iter().map(|(id, _)| *id).collect();
+        for ((id, length), usable) in wanted.iter().zip(chunks.usable(&ids)) {
+            let places = chunks.places(id);
+            if !places.is_empty() && places.iter().all(|p| u64::from(p.length) != *length) {
+                self.broken(place, key, format!("chunk {id} is said to have {length} bytes and has another length"));
+                continue;
+            }
             for replica in place.at.without(usable).indices() {
                 let path = place.path(key);
-                let mut packs = chunks.places(id).into_iter().map(|p| chunks.pack(p.pack)).filter(|p| p.published.has(replica));
+                let mut packs = places.iter().map(|p| chunks.pack(p.pack)).filter(|p| p.published.has(replica));
                 match packs.next() {
                     Some(pack) => self.findings.needed(replica, &pack.hash, &path, place.snapshot, || {
-                        let story = "it was found damaged before, and what lies in it is nowhere else at this store";
+                        let story = "it was found damaged, and what lies in it is nowhere else at this store";
                         (pack_name(pack.kind, &pack.hash).to_string(), story.to_owned())
                     }),
                     None => {
@@ -218,6 +228,11 @@ impl<'r> Walk<'r> {
             self.findings.affects(replica, &format!("chunk {id}"), || why.clone(), &place.path(key), place.snapshot);
         }
     }
+}
+
+/// The chunk that a piece needs, if any, and how long it is said to be.
+fn wanted(piece: &Piece) -> Option<(ChunkId, u64)> {
+    Some((piece.chunk_id()?, piece.length))
 }
 
 fn half(id: &ChunkId) -> [u8; 16] {

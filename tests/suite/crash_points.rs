@@ -21,7 +21,7 @@ use holdfast::store::memory::MemoryStore;
 use holdfast::store::meter::Operation;
 
 use crate::support::faulty_store::{Call, Fault, FaultyStore, How};
-use crate::support::rig::{self, Published, Tree, WALL};
+use crate::support::rig::{self, Before, Tree, WALL};
 use crate::support::source_tree::noise;
 
 /// Longer than any run takes in the tests' own time: who needs it hangs.
@@ -213,7 +213,7 @@ impl Scene<'_> {
         if before.snapshots().await.map_err(|e| e.to_string())?.iter().any(|view| view.snapshot.partial) {
             self.resumed.fetch_add(1, SeqCst);
         }
-        let mut had: Vec<(Vec<String>, Published)> = Vec::new();
+        let mut had: Vec<Before> = Vec::new();
         for (i, store) in stores.iter().enumerate() {
             had.push((rig::names(store, "").await, rig::published(&before, i).await));
         }
@@ -223,10 +223,12 @@ impl Scene<'_> {
         if rig::committed(&report.replicas).len() != stores.len() || report.partial || report.errors > 0 {
             return Err(format!("the next run: {report:?}"));
         }
+        let mut after = Vec::new();
+        for i in 0..stores.len() {
+            after.push(rig::published(&repository, i).await);
+        }
+        rig::nothing_twice(&plain(stores), &had, &after).await?;
         for (i, store) in stores.iter().enumerate() {
-            let after = rig::published(&repository, i).await;
-            let (names, before) = &had[i];
-            rig::nothing_twice(store, names, before, &after).await.map_err(|e| format!("{}: {e}", store.label()))?;
             let alone = rig::open(&env, rig::all(&stores[i..=i]), Access::Read).await.map_err(|e| e.to_string())?;
             let complete = rig::read_all(&alone, self.trees).await.map_err(|e| format!("{} alone: {e}", store.label()))?;
             if complete.last().map(|(tag, _)| tag.as_str()) != Some("next") {
@@ -363,4 +365,42 @@ async fn one_store_of_the_second_process() {
     for only in 0..start.len() {
         println!("store {only} of second backup: {} points", scene.every(Some(only)).await);
     }
+}
+
+/// Two replicas lack different things: what either lacks goes to both in one pack, and nothing goes where nobody lacks it.
+#[tokio::test(start_paused = true)]
+async fn two_that_lack_different_chunks() {
+    let (folder, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    plant(folder.path());
+    fs::write(other.path().join("theirs"), noise(300, 150_000)).expect("written");
+    let env = Env::inline(6, WALL);
+    let stores = with_first(other.path()).await;
+    for (out, file) in [(1, "of two"), (2, "of one")] {
+        fs::write(other.path().join(file), noise(400 + out as u64, 100_000)).expect("written");
+        let mut some = plain(&stores);
+        some[out] = Arc::new(FaultyStore::new(&env, some[out].clone(), |_| Fault::FailBefore(StoreErrorKind::Unavailable)));
+        let (_, report) = process(&env, &some, other.path(), file, false).await.expect("two of three are enough");
+        assert_eq!(rig::committed(&report.replicas).len(), 2);
+    }
+    let before = rig::open(&env, rig::all(&stores), Access::Write).await.expect("it opens");
+    let mut had: Vec<Before> = Vec::new();
+    for (i, store) in stores.iter().enumerate() {
+        had.push((rig::names(store, "").await, rig::published(&before, i).await));
+    }
+    drop(before);
+    let settings = holdfast::backup::BackupSettings {
+        paths: vec![folder.path().to_path_buf(), other.path().to_path_buf()],
+        ..rig::settings(folder.path(), "both")
+    };
+    let repository = rig::open(&env, rig::all(&stores), Access::Write).await.expect("it opens");
+    let report = backup::run(&repository, &settings, &Progress::default(), &Stop::default()).await.expect("all is well");
+    assert_eq!(rig::committed(&report.replicas), rig::NAMES);
+    let mut after = Vec::new();
+    for i in 0..stores.len() {
+        after.push(rig::published(&repository, i).await);
+    }
+    rig::nothing_twice(&plain(&stores), &had, &after).await.expect("nothing goes where nobody lacks it");
+    let lacking = |i: usize| after[i].chunks().difference(&had[i].1.chunks()).count();
+    assert!(lacking(1) > 0 && lacking(2) > 0);
+    rig::verify_all(&repository).await.expect("all is there");
 }

@@ -412,7 +412,7 @@ pub fn samples() -> Vec<Sample> {
         Frames { frames: vec![frame()] }.encode_to_vec(),
         pack_around,
         |stored| pack::decode_pack(stored, &keys().index, &REPOSITORY).map(|read| Frames { frames: read.frames }.encode_to_vec()),
-        finished.bytes,
+        finished.bytes.into(),
     ));
     let entry = PackEntry { hash: name(0x90), size: 1 << 20, kind: PackKind::Data as i32, frames: vec![frame()] };
     let segment = Segment { packs: vec![finished.entry, entry] };

@@ -1,7 +1,7 @@
 //! Memory is bounded by the budget, whatever the source: each case runs in a process of its own, which looks at the most
 //! it ever held. `HOLDFAST_SUITE=full` takes the full sizes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,9 @@ use holdfast::repository::init::{InitSettings, init};
 use holdfast::repository::keyring::Unlock;
 use holdfast::repository::open::OpenSettings;
 use holdfast::repository::{Access, Repository};
+use holdfast::restore::{self, RestoreSettings};
 use holdfast::seal::key::{KdfParams, Secret};
+use holdfast::store::directory::DirectoryStore;
 use holdfast::store::memory::MemoryStore;
 use holdfast::store::settings::StoreSettings;
 use holdfast::store::{Store, wrap};
@@ -66,8 +68,21 @@ fn fill(folder: &Path, count: u64) {
     }
 }
 
+/// What a case measures.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    /// A backup into stores that keep nothing.
+    Backup,
+    /// A backup into a directory.
+    Keep,
+    /// A restore of what was kept.
+    Restore,
+}
+
 struct Case {
     name: &'static str,
+    doing: Doing,
+    folder: PathBuf,
     stores: usize,
     delay: Duration,
     settings: BackupSettings,
@@ -76,7 +91,15 @@ struct Case {
 
 fn case(name: &'static str, folder: &Path) -> Case {
     let given = |source: Generated| vec![Given { path: b"/generated".to_vec(), source: Box::new(source) }];
-    let plain = Case { name, stores: 1, delay: Duration::ZERO, settings: BackupSettings::default(), sources: Vec::new() };
+    let plain = Case {
+        name,
+        doing: Doing::Backup,
+        folder: folder.to_owned(),
+        stores: 1,
+        delay: Duration::ZERO,
+        settings: BackupSettings::default(),
+        sources: Vec::new(),
+    };
     match name {
         "one_store" => Case { sources: given(many_sizes()), ..plain },
         "three_stores" => Case { stores: 3, sources: given(many_sizes()), ..plain },
@@ -103,6 +126,19 @@ fn case(name: &'static str, folder: &Path) -> Case {
             let settings = BackupSettings { paths: vec![folder.join("tree")], ..plain.settings };
             Case { settings, ..plain }
         }
+        "keep_large" => {
+            let (count, size) = (sized(4, 16), sized(128 * MIB, 500 * MIB));
+            Case { doing: Doing::Keep, sources: given(Generated::new(count, Grain::Mixed, move |_| size)), ..plain }
+        }
+        "keep_small" => {
+            let count = sized(30_000, 1_000_000);
+            Case { doing: Doing::Keep, sources: given(Generated::new(count, Grain::Mixed, |n| 20 + n % 5000)), ..plain }
+        }
+        "restore" => Case { doing: Doing::Restore, ..plain },
+        "restore_small_budget" => {
+            let settings = BackupSettings { memory: 32 * MIB, ..plain.settings };
+            Case { doing: Doing::Restore, settings, ..plain }
+        }
         other => panic!("no such case: {other}"),
     }
 }
@@ -110,7 +146,12 @@ fn case(name: &'static str, folder: &Path) -> Case {
 async fn repository(env: &Env, case: &Case) -> Repository {
     let stores: Vec<Arc<dyn Store>> = (0..case.stores)
         .map(|i| {
-            let store = Arc::new(MemoryStore::discarding(env, &format!("store-{i}")));
+            let label = format!("store-{i}");
+            if case.doing != Doing::Backup {
+                let store = DirectoryStore::open(env, &label, case.folder.join("store"), true).unwrap();
+                return Arc::new(store) as Arc<dyn Store>;
+            }
+            let store = Arc::new(MemoryStore::discarding(env, &label));
             let delay = case.delay;
             if delay.is_zero() {
                 store as Arc<dyn Store>
@@ -129,7 +170,9 @@ async fn repository(env: &Env, case: &Case) -> Repository {
     };
     let unlock = Unlock::KeyFile(Secret::new([7; 32]));
     let settings = InitSettings { kdf: KdfParams::floor_for_tests(), lowered_kdf: true, ..InitSettings::default() };
-    init(env, members(), &settings, &unlock).await.unwrap();
+    if case.doing != Doing::Restore {
+        init(env, members(), &settings, &unlock).await.unwrap();
+    }
     let replicas = ReplicaSettings { write_quorum: Some(case.stores), ..ReplicaSettings::default() };
     let settings = OpenSettings { replicas, lowered_kdf: true, ..OpenSettings::default() };
     Repository::open(env, members(), settings, &unlock, Access::Write).await.unwrap()
@@ -139,26 +182,44 @@ async fn measure(mut case: Case) {
     let env = Env::real();
     let repository = repository(&env, &case).await;
     let began = env.elapsed();
-    let sources = std::mem::take(&mut case.sources);
-    let report: BackupReport =
-        backup::run_sources(&repository, &case.settings, sources, &Progress::default(), &Stop::default()).await.unwrap();
+    let (entries, bytes) = match case.doing {
+        Doing::Restore => restored(&repository, &case).await,
+        Doing::Backup | Doing::Keep => backed_up(&repository, &mut case).await,
+    };
     let took = env.elapsed().saturating_sub(began);
-    assert_eq!((report.errors, report.partial), (0, false), "{:?}", report.problems);
     let index = repository.index().await.unwrap().read().unwrap().memory();
     let (peak, allowed) = (peak(), case.settings.memory + index + SLACK);
-    let s = &report.statistics;
     println!(
-        "memory {}: peak {} MiB of {} MiB (budget {}, index {}); {} entries, {} MiB in {:.1} s",
+        "memory {}: peak {} MiB of {} MiB (budget {}, index {}); {entries} entries, {} MiB in {:.1} s",
         case.name,
         peak / MIB,
         allowed / MIB,
         case.settings.memory / MIB,
         index / MIB,
-        s.files + s.directories,
-        s.bytes_read / MIB,
+        bytes / MIB,
         took.as_secs_f64(),
     );
     assert!(peak <= allowed, "{} MiB are more than {} MiB", peak / MIB, allowed / MIB);
+}
+
+async fn backed_up(repository: &Repository, case: &mut Case) -> (u64, u64) {
+    let sources = std::mem::take(&mut case.sources);
+    let report: BackupReport =
+        backup::run_sources(repository, &case.settings, sources, &Progress::default(), &Stop::default()).await.unwrap();
+    assert_eq!((report.errors, report.partial), (0, false), "{:?}", report.problems);
+    let s = &report.statistics;
+    (s.files + s.directories, s.bytes_read)
+}
+
+async fn restored(repository: &Repository, case: &Case) -> (u64, u64) {
+    let views = repository.snapshots().await.unwrap();
+    let target = case.folder.join(format!("target-{}", case.settings.memory));
+    let settings = RestoreSettings { target, memory: case.settings.memory, ..RestoreSettings::default() };
+    let snapshot = &views.first().unwrap().snapshot;
+    let report = restore::run(repository, snapshot, &settings, &Progress::default(), &Stop::default()).await.unwrap();
+    assert_eq!(report.failed_count, 0, "{:?}", report.failed);
+    assert_eq!((report.entries, report.bytes_written), (report.files_written + 1, report.bytes_total));
+    (report.entries, report.bytes_written)
 }
 
 #[test]
@@ -185,9 +246,8 @@ fn hold(name: &str, folder: &Path) {
 }
 
 macro_rules! cases {
-    ($($(#[$attribute:meta])* $name:ident)*) => {$(
+    ($($name:ident)*) => {$(
         #[test]
-        $(#[$attribute])*
         fn $name() {
             hold(stringify!($name), Path::new("/"));
         }
@@ -195,15 +255,10 @@ macro_rules! cases {
 }
 
 cases! {
-    #[ignore = "known: the allocator keeps more than budget + 64 MiB; run with --ignored to see how much"]
     one_store
-    #[ignore = "known: the allocator keeps more than budget + 64 MiB; run with --ignored to see how much"]
     three_stores
-    #[ignore = "known: the allocator keeps more than budget + 64 MiB; run with --ignored to see how much"]
     many_readers
-    #[ignore = "known: the allocator keeps more than budget + 64 MiB; run with --ignored to see how much"]
     small_budget
-    #[ignore = "known: the allocator keeps more than budget + 64 MiB; run with --ignored to see how much"]
     slow_stores
     million_names
     million_files
@@ -214,4 +269,20 @@ fn directory() {
     let folder = tempfile::tempdir().unwrap();
     fill(&folder.path().join("tree"), sized(100_000, 1_000_000));
     hold("directory", folder.path());
+}
+
+#[test]
+fn restore_of_large_files() {
+    let folder = tempfile::tempdir().unwrap();
+    for case in ["keep_large", "restore", "restore_small_budget"] {
+        hold(case, folder.path());
+    }
+}
+
+#[test]
+fn restore_of_small_files() {
+    let folder = tempfile::tempdir().unwrap();
+    for case in ["keep_small", "restore", "restore_small_budget"] {
+        hold(case, folder.path());
+    }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast::clock::Env;
@@ -13,13 +14,13 @@ use holdfast::replica::Member;
 use holdfast::repository::open::OpenSettings;
 use holdfast::repository::{Access, Repository};
 use holdfast::store::directory::DirectoryStore;
-use holdfast::store::open;
 use holdfast::store::settings::StoreSettings;
 use holdfast::store::url::StoreUrl;
+use holdfast::store::{Store, open};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::rig::{self, NAMES, Published, Tree};
+use crate::support::rig::{self, Before, NAMES, Published, Tree};
 use crate::support::source_tree::noise;
 
 /// The key of the rig, as a file: it opens without a costly derivation.
@@ -94,7 +95,7 @@ impl Desk {
     }
 
     /// What each log relies on, and what each store holds.
-    async fn inventory(&self) -> Vec<(Vec<String>, Published)> {
+    async fn inventory(&self) -> Vec<Before> {
         let repository = self.open(&NAMES).await;
         let mut all = Vec::new();
         for (i, name) in NAMES.iter().enumerate() {
@@ -104,15 +105,15 @@ impl Desk {
         all
     }
 
-    /// Tests that a run which succeeded sent nothing that was published before it.
-    async fn nothing_twice(&self, before: &[(Vec<String>, Published)]) {
+    /// Tests that a run which succeeded sent nothing that was published before it, and nothing twice.
+    async fn nothing_twice(&self, before: &[Before]) {
         let repository = self.open(&NAMES).await;
+        let (mut stores, mut after): (Vec<Arc<dyn Store>>, Vec<Published>) = Default::default();
         for (i, name) in NAMES.iter().enumerate() {
-            let store = DirectoryStore::open(&repository.env, name, self.store(name), false).expect("it opens");
-            let after = rig::published(&repository, i).await;
-            let (names, published) = &before[i];
-            rig::nothing_twice(&store, names, published, &after).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+            stores.push(Arc::new(DirectoryStore::open(&repository.env, name, self.store(name), false).expect("it opens")));
+            after.push(rig::published(&repository, i).await);
         }
+        rig::nothing_twice(&stores, before, &after).await.unwrap_or_else(|e| panic!("{e}"));
     }
 
     /// Reads everything from each replica alone. Gives the tags of the complete snapshots that every replica has, sorted.
@@ -434,4 +435,32 @@ async fn exit_codes() {
         assert_eq!(view.snapshot.tags, ["healthy"]);
         assert_eq!(rig::tree_of(&repository, &view.snapshot).await.expect("read"), tree);
     }
+}
+
+/// What `init` says when it cannot have every store: at quorum that some are behind, below it that it failed.
+#[tokio::test]
+async fn init_below_quorum() {
+    let desk = Desk::new(None);
+    let init = ["init"];
+    // While no store has a repository, each must be asked before one is made.
+    fs::create_dir(desk.at("stores")).expect("made");
+    fs::write(desk.store(NAMES[1]), b"no folder").expect("written");
+    let (out, err) = desk.expect(1, &init);
+    assert!(out.is_empty() && err.contains("nothing was created") && err.contains(NAMES[1]), "{out}\n{err}");
+    assert!(!desk.store(NAMES[0]).join("descriptor").exists());
+    fs::remove_file(desk.store(NAMES[1])).expect("removed");
+    desk.expect(0, &init);
+    desk.expect(0, &init);
+    for (taken, code) in [(2, 4), (1, 1)] {
+        fs::rename(desk.store(NAMES[taken]), desk.at(&format!("aside-{taken}"))).expect("moved");
+        fs::write(desk.store(NAMES[taken]), b"no folder").expect("written");
+        let (_, err) = desk.expect(code, &init);
+        assert!(err.contains(NAMES[taken]), "{err}");
+    }
+    desk.expect(4, &["--write-quorum", "1", "init"]);
+    for taken in [1, 2] {
+        fs::remove_file(desk.store(NAMES[taken])).expect("removed");
+        fs::rename(desk.at(&format!("aside-{taken}")), desk.store(NAMES[taken])).expect("moved");
+    }
+    desk.expect(0, &init);
 }

@@ -576,7 +576,7 @@ async fn a_copy_of_a_replica_is_refused_beside_it() {
 }
 
 /// Overwrites whatever is there.
-struct Careless(MemoryStore);
+pub struct Careless(pub MemoryStore);
 
 impl Store for Careless {
     fn label(&self) -> &str {
@@ -764,5 +764,193 @@ async fn the_preferred_replica_is_read_first() {
         let views = repository.snapshots().await.expect("all is well");
         let root = views[0].snapshot.roots[0].catalog.clone().expect("a root has a catalog");
         assert!(repository.cursor(TreeKind::Catalog, &root).is_ok());
+    }
+}
+
+/// The first answers about a descriptor come from before it was written.
+fn early(stage: &Stage, at: &[usize]) -> Vec<Member> {
+    let mut members = stage.members();
+    for at in at {
+        let once = AtomicBool::new(true);
+        let plan = move |call: &Call| {
+            let asks = call.operation == Operation::Get && call.name == "descriptor";
+            if asks && once.swap(false, SeqCst) { Fault::FailBefore(StoreErrorKind::NotFound) } else { Fault::Pass }
+        };
+        let faulty = FaultyStore::new(&stage.env, Arc::new(stage.stores[*at].clone()), plan);
+        members[*at] = stage.wrapped(stage.names[*at], Arc::new(faulty));
+    }
+    members
+}
+
+/// Who looked before another `init` had written, and writes after, joins what the other made.
+#[tokio::test(start_paused = true)]
+async fn an_init_overtaken_by_another_joins_it() {
+    for (done, looked_early) in [(3, vec![0, 1, 2]), (3, vec![0]), (3, vec![1, 2]), (1, vec![0]), (2, vec![0, 1])] {
+        let stage = Stage::new(60);
+        let some: Vec<Member> = stage.members().into_iter().take(done).collect();
+        let first = stage.init_at(some).await.expect("all is well");
+        assert!(first.created);
+        let second = stage.init_at(early(&stage, &looked_early)).await.unwrap_or_else(|e| panic!("{done} {looked_early:?}: {e}"));
+        assert_eq!((second.created, second.repository_id), (false, first.repository_id), "{done} {looked_early:?}");
+        assert!(second.failed.is_empty(), "{done} {looked_early:?}: {:?}", second.failed);
+        let source = tree(60, 4, 10_000);
+        all_committed(&stage.backup(stage.members(), source.path()).await.expect("one repository"));
+    }
+}
+
+/// A log that grew after it was read, as another log tells, was not rolled back.
+#[tokio::test(start_paused = true)]
+async fn a_record_written_while_opening_is_no_rollback() {
+    let stage = Stage::new(61);
+    stage.init().await;
+    let source = tree(61, 4, 10_000);
+    for round in 0..3 {
+        grow(source.path(), 62 + round, 0..2, 10_000);
+        all_committed(&stage.backup(stage.members(), source.path()).await.expect("all is well"));
+    }
+    // Of replica a, nothing after its second slot was written yet when it was read for the first time.
+    let (asked, shown) = (AtomicU64::new(0), Arc::new(AtomicBool::new(false)));
+    let plan = move |call: &Call| {
+        if call.operation == Operation::Stat && call.name.starts_with("log/00000002/") && asked.fetch_add(1, SeqCst) > 0 {
+            shown.store(true, SeqCst);
+        }
+        let slot: u64 = call.name.rsplit('/').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        let late = call.operation == Operation::Get && call.name.starts_with("log/") && slot > 2;
+        if late && !shown.load(SeqCst) { Fault::FailBefore(StoreErrorKind::NotFound) } else { Fault::Pass }
+    };
+    grow(source.path(), 70, 0..2, 10_000);
+    all_committed(&stage.backup(stage.members_but(0, plan), source.path()).await.expect("all is well"));
+}
+
+/// What was looked up in one epoch of a log is not written into the next.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_was_repaired_meanwhile_takes_nothing_prepared_before() {
+    use holdfast::format::record::{Body, Genesis, SlotHeader, encode_slot};
+    let stage = Stage::of(63, &["a"]);
+    stage.init().await;
+    let repository = stage.open().await;
+    let (replica, id) = ([9; 32], repository.id());
+    let genesis = Genesis {
+        repository_id: Bytes::copy_from_slice(&id),
+        replica_id: Bytes::copy_from_slice(&replica),
+        previous_epoch_head: None,
+    };
+    let body = Body {
+        prev: vec![0; 32].into(),
+        nonce: vec![1; 32].into(),
+        run_id: vec![2; 32].into(),
+        critical: true,
+        action: Some(Action::Genesis(genesis)),
+        ..Body::default()
+    };
+    let header = SlotHeader::new(replica, 2, 1);
+    let stored = encode_slot(&header, &body, &repository.keyring.keys.log, &id, [3; 32]).expect("a slot");
+    stage.stores[0].put(&layout::slot(2, 1), stored).await.expect("a new epoch");
+    let before = stage.names_at(0, "").await;
+    let note = Action::Note(Note { kind: "late".into(), text: String::new(), list: Bytes::new() });
+    let refused = repository.log(0).await.expect("a log").append(note.clone(), false, &[], |_| Ok(())).await;
+    assert!(refused.as_ref().is_err_and(|e| e.message.contains("new epoch")), "{refused:?}");
+    assert_eq!(stage.names_at(0, "").await, before);
+    // Who opens it now goes on there.
+    let repository = stage.open().await;
+    let mut log = repository.log(0).await.expect("a log");
+    assert_eq!(log.state.epoch, 2);
+    log.append(note, false, &[], |_| Ok(())).await.expect("the new epoch takes records");
+}
+
+/// A refusal after an answer that left the outcome open does not close it.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_after_an_unclear_answer_is_unclear() {
+    let stage = Stage::new(64);
+    stage.init().await;
+    let source = tree(64, 4, 10_000);
+    let puts = AtomicU64::new(0);
+    let plan = move |call: &Call| match (call.operation, call.name.starts_with("log/")) {
+        (Operation::Put, true) if puts.fetch_add(1, SeqCst) == 0 => Fault::FailBefore(StoreErrorKind::TimedOut),
+        (Operation::Put, true) => Fault::FailBefore(StoreErrorKind::Denied),
+        _ => Fault::Pass,
+    };
+    // Without the wrapper that tries again: the log itself sends a second time.
+    let mut members = stage.members();
+    members[2] = stage.member("c", Arc::new(FaultyStore::new(&stage.env, Arc::new(stage.stores[2].clone()), plan)));
+    let report = stage.backup(members, source.path()).await.expect("two of three are enough");
+    let (why, class) = only_behind(&report, "c");
+    assert!(why.contains("may or may not"), "{why}");
+    assert_eq!(class, Some(Class::Denied));
+}
+
+/// Who loses the race for a slot judges its record against the winner's before it tries again, and writes nothing if it fails.
+#[tokio::test(start_paused = true)]
+async fn a_lost_race_is_judged_again() {
+    let stage = Stage::of(70, &["a"]);
+    stage.init().await;
+    let (one, other) = (stage.open().await, stage.open().await);
+    let note = |kind: &str| Action::Note(Note { kind: kind.into(), text: String::new(), list: Bytes::new() });
+    let append = async |to: &holdfast::repository::Repository, kind: &str| {
+        to.log(0).await.expect("a log").append(note(kind), false, &[], |_| Ok(())).await.expect("appended");
+    };
+    append(&other, "first").await;
+    let mut judged = Vec::new();
+    let mut log = one.log(0).await.expect("a log");
+    let judge = |state: &holdfast::repository::state::State| {
+        judged.push(state.slot);
+        Ok(())
+    };
+    log.append(note("second"), false, &[], judge).await.expect("the next slot is free");
+    assert_eq!(judged, [1, 2], "judged as of the slot before, each time");
+    assert_eq!(log.state.slot, 3);
+    drop(log);
+
+    append(&other, "third").await;
+    let before = stage.names_at(0, "log/").await;
+    let changed_its_mind = |state: &holdfast::repository::state::State| match state.slot {
+        3 => Ok(()),
+        _ => Err(holdfast::repository::error::RepositoryError::new(Class::Refused, "not any more")),
+    };
+    let refused = one.log(0).await.expect("a log").append(note("fourth"), false, &[], changed_its_mind).await;
+    assert_eq!(refused.err().map(|e| e.fault), Some(Class::Refused));
+    assert_eq!(stage.names_at(0, "log/").await, before);
+}
+
+/// What a commit stands on is judged at the very slot that commits, also when another record took the slot before it.
+#[tokio::test(start_paused = true)]
+async fn what_a_commit_stands_on_must_hold_at_its_own_slot() {
+    use holdfast::format::pack::PackKind;
+    use holdfast::format::record::{Condemn, Distrust, Forget, ObjectClass, ObjectRef};
+    use holdfast::repository::writer::{Reliance, WriteFault};
+    let (pack, object) = ([5; 32], [6; 32]);
+    let condemned = |class: ObjectClass, hash: [u8; 32]| {
+        let object = ObjectRef { class: class.into(), hash: hash.to_vec().into() };
+        Action::Condemn(Condemn { objects: vec![object], lists: Vec::new() })
+    };
+    let none = Reliance::default();
+    let hits = Reliance { hits: vec![(PackKind::Data, pack)], ..none.clone() };
+    let own = Reliance { own: vec![(PackKind::Meta, pack)], ..none.clone() };
+    let distrust = |add| Action::Distrust(Distrust { add: vec![Bytes::from(Vec::from(add))], lift: Vec::new() });
+    for (what, reliance, record) in [
+        ("a hit condemned", Some(hits.clone()), Some(condemned(ObjectClass::Data, pack))),
+        ("a pack of its own condemned", Some(own), Some(condemned(ObjectClass::Meta, pack))),
+        ("a hit distrusted", Some(hits.clone()), Some(distrust(pack))),
+        ("the parent forgotten", None, None),
+        ("something distrusted beside a parent", None, Some(distrust([8; 32]))),
+        ("the snapshot's object condemned", Some(none), Some(condemned(ObjectClass::Snapshot, object))),
+        ("nothing", Some(hits), Some(distrust([8; 32]))),
+    ] {
+        let stage = Stage::of(71, &["a"]);
+        stage.init().await;
+        let source = tree(71, 2, 1_000);
+        let parent = id(&stage.backup(stage.members(), source.path()).await.expect("all is well"));
+        let (one, other) = (stage.open().await, stage.open().await);
+        let reliance = reliance.unwrap_or(Reliance { parents: vec![parent], ..Reliance::default() });
+        let record = record.unwrap_or(Action::Forget(Forget { ids: vec![parent.to_vec().into()] }));
+        other.log(0).await.expect("a log").append(record, true, &[], |_| Ok(())).await.expect("appended");
+        let before = stage.names_at(0, "log/").await;
+        let committed = one.commit(0, [7; 32], object, false, &[], &[], &reliance).await;
+        if what == "nothing" {
+            committed.expect("nothing it stands on is gone");
+            continue;
+        }
+        assert!(matches!(committed, Err(WriteFault::LostCover(_))), "{what}: {committed:?}");
+        assert_eq!(stage.names_at(0, "log/").await, before, "{what}");
     }
 }

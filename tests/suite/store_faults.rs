@@ -327,7 +327,7 @@ fn addressed(fault: Fault, key: &str) -> Fault {
 }
 
 macro_rules! table {
-    ($($provider:ident, $module:ident, $tls:expr: $($request:ident $test:ident),*;)*) => {$(
+    ($($provider:ident, $module:ident, $tls:expr => $($request:ident $test:ident),*;)*) => {$(
         mod $module {
             use crate::support::clouds::{Provider, Request};
             $(
@@ -341,5 +341,6 @@ macro_rules! table {
 }
 
 table! {
-    S3, s3, false: Put puts, Get gets, Stat stats, List lists, Delete deletes;
+    S3, s3, false => Put puts, Get gets, Stat stats, List lists, Delete deletes;
+    S3, s3_over_tls, true => Put puts, Get gets;
 }

@@ -65,6 +65,9 @@ fn child(url: &StoreUrl, login: &str, object: &str, environment: &[(&str, &str)]
     line.1.to_owned()
 }
 
+/// A name, the login, the environment, and the session token that must arrive.
+type Way<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>, &'a str);
+
 const ROLE: &str = "arn:aws:iam::123456789012:role/backup";
 
 #[test]
@@ -104,7 +107,7 @@ fn every_way_to_log_in_from_the_surroundings() {
     let container = format!("{tokens_at}/container");
     let role = format!("role|{ROLE}|outside");
     let web = format!("web|{ROLE}|{token_file}");
-    let ways: Vec<(&str, &str, Vec<(&str, &str)>, &str)> = vec![
+    let ways: Vec<Way> = vec![
         ("environment", "found", keys.to_vec(), ""),
         ("environment-token", "found", [&keys[..], &[("AWS_SESSION_TOKEN", "by-environment")]].concat(), "by-environment"),
         ("profile-found", "found", [&files[..], &[("AWS_PROFILE", "keys")]].concat(), "by-keys"),

@@ -296,7 +296,7 @@ impl Files {
             return Err(fault(if about.is_dir() { Errno::ISDIR } else { Errno::INVAL }));
         }
         let (start, length) = within(&self.label, name, range, about.len())?;
-        let mut bytes = Vec::with_capacity(length);
+        let mut bytes = crate::store::buffer(length);
         file.seek(SeekFrom::Start(start)).map_err(|e| fault(errno(&e)))?;
         file.take(length as u64).read_to_end(&mut bytes).map_err(|e| fault(errno(&e)))?;
         if bytes.len() != length {

@@ -8,6 +8,7 @@ pub mod aws_tokens;
 pub mod clouds;
 pub mod faulty_store;
 pub mod generated;
+pub mod hostile_writer;
 pub mod proxy;
 pub mod recording_store;
 pub mod replicas;

@@ -286,20 +286,37 @@ pub async fn published(repository: &Repository, index: usize) -> Published {
     published
 }
 
-/// Tests what a run that succeeded sent to one replica: every pack that is new in the store is relied on, no chunk in them was
-/// relied on before, and none is in two of them.
-pub async fn nothing_twice(store: &dyn Store, had: &[String], before: &Published, after: &Published) -> Result<(), String> {
-    let had: BTreeSet<&String> = had.iter().collect();
-    let mut known = before.chunks();
-    for name in [names(store, "data/").await, names(store, "meta/").await].concat() {
-        if had.contains(&name) {
-            continue;
-        }
-        let chunks = after.packs.get(&name).ok_or_else(|| format!("{name} was sent and not published"))?;
-        for chunk in chunks {
-            if !known.insert(*chunk) {
-                return Err(format!("chunk {chunk} was sent again in {name}"));
+/// One replica as it stood before a run: the names of its objects, and what its log relies on.
+pub type Before = (Vec<String>, Published);
+
+/// Tests what a run that succeeded sent: every pack that is new in a store is relied on there, no replica was sent a chunk in
+/// two of them, and each chunk in a pack was unknown at one at least of the replicas that the pack went to (what several lack
+/// goes to all of them in one pack).
+pub async fn nothing_twice(stores: &[Arc<dyn Store>], before: &[Before], after: &[Published]) -> Result<(), String> {
+    let known: Vec<BTreeSet<ChunkId>> = before.iter().map(|(_, published)| published.chunks()).collect();
+    let mut went: BTreeMap<String, (BTreeSet<ChunkId>, Vec<usize>)> = BTreeMap::new();
+    for (at, store) in stores.iter().enumerate() {
+        let had: BTreeSet<&String> = before[at].0.iter().collect();
+        let mut sent = BTreeSet::new();
+        for name in [names(&**store, "data/").await, names(&**store, "meta/").await].concat() {
+            if had.contains(&name) {
+                continue;
             }
+            let label = store.label();
+            let chunks = after[at].packs.get(&name).ok_or_else(|| format!("{label}: {name} was sent and not published"))?;
+            for chunk in chunks {
+                if !sent.insert(*chunk) {
+                    return Err(format!("{label}: chunk {chunk} was sent twice, once in {name}"));
+                }
+            }
+            let pack = went.entry(name).or_default();
+            pack.0.extend(chunks);
+            pack.1.push(at);
+        }
+    }
+    for (name, (chunks, at)) in &went {
+        if let Some(chunk) = chunks.iter().find(|chunk| at.iter().all(|i| known[*i].contains(*chunk))) {
+            return Err(format!("chunk {chunk} was sent again in {name}, to replicas {at:?}, which all had it"));
         }
     }
     Ok(())

@@ -160,6 +160,8 @@ impl Wire {
 
     /// Reads something; whether there was anything.
     pub async fn more(&mut self) -> io::Result<bool> {
+        // A buffer that is full would grow by a few bytes each time.
+        self.have.reserve(PIECE);
         Ok(self.io.read_buf(&mut self.have).await? > 0)
     }
 
@@ -236,6 +238,7 @@ pub struct Frames<'a> {
 impl Frames<'_> {
     async fn fill(&mut self, count: usize) -> io::Result<bool> {
         while self.have.len() < count {
+            self.have.reserve(PIECE);
             if self.reading.read_buf(self.have).await? == 0 {
                 return Ok(false);
             }
