@@ -33,7 +33,9 @@ async fn echo() -> (SocketAddr, Arc<AtomicU64>) {
                     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from([&body[..], &body[..]].concat()))))
                 }
             });
-            tokio::spawn(async move { auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await });
+            tokio::spawn(
+                async move { auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await },
+            );
         }
     });
     (address, served)
@@ -42,11 +44,11 @@ async fn echo() -> (SocketAddr, Arc<AtomicU64>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_proxy_does_what_it_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new(false);
+    let authority = Authority::new();
     let pem = std::fs::read(authority.file(folder.path())).unwrap();
     for tls in [None, Some(&authority)] {
         let (server, served) = echo().await;
-        let proxy = Proxy::start(server, tls).await;
+        let proxy = Proxy::start(server, tls.map(|authority| authority.acceptor(false))).await;
         let client = reqwest::Client::builder().timeout(Duration::from_secs(3)).pool_max_idle_per_host(1);
         let client = match tls {
             Some(_) => client.tls_certs_only([reqwest::Certificate::from_pem(&pem).unwrap()]),

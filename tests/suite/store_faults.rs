@@ -223,9 +223,14 @@ fn cases(provider: Provider, request: Request) -> Vec<Case> {
             refused(refusal(provider, 404, "NoSuchKey"), &["not found"], Ours),
             refused(refusal(provider, 403, "AccessDenied"), &["denied"], Ours).saying(&["s3:GetObject", "bucket"]),
         ]),
+        (Provider::S3, Request::Stat) => cases.extend([
+            refused(refusal(provider, 403, "RequestTimeTooSkewed"), &["denied"], Ours).saying(&["clock"]),
+            refused(refusal(provider, 403, "AccessDenied"), &["denied"], Ours).saying(&["s3:GetObject", "bucket"]),
+        ]),
         (Provider::S3, Request::Delete) => {
             let inside = |code| {
-                let body = format!("<DeleteResult><Error><Key>KEY</Key><Code>{code}</Code><Message>m</Message></Error></DeleteResult>");
+                let body =
+                    format!("<DeleteResult><Error><Key>KEY</Key><Code>{code}</Code><Message>m</Message></Error></DeleteResult>");
                 Fault::Answer(Answer::xml(200, body))
             };
             cases.extend([
@@ -269,7 +274,7 @@ async fn carry_out(store: &dyn Store, request: Request, name: &ObjectName, body:
 /// One column of the table: a provider, a kind of request, every fault.
 async fn column(provider: Provider, request: Request, tls: bool) {
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new(false);
+    let authority = Authority::new();
     let cloud = Cloud::start(provider, "a-store", tls.then_some((&authority, folder.path()))).await;
     let settings = StoreSettings { retries: RETRIES, timeout: TIMEOUT, ..StoreSettings::default() };
     let [through, past] = cloud.stores(&Env::real(), "deep/prefix", &settings).await.map(|open| open.store);
@@ -284,6 +289,12 @@ async fn column(provider: Provider, request: Request, tls: bool) {
         through.stat(&name("missing")).await.unwrap_or_else(|e| panic!("before {what}: {}", story(&e)));
         cloud.proxy.take();
         let fault = addressed(case.fault, &format!("deep/prefix/{object}"));
+        if let (Provider::S3, Request::Stat, Fault::Answer(answer)) = (provider, request, &fault)
+            && [400, 403].contains(&answer.status)
+        {
+            // HEAD answers have no words: they are asked for by a GET, which is refused as well.
+            cloud.on(Request::Get, Rule::new(fault.clone()));
+        }
         cloud.on(request, Rule::new(fault).times(case.times));
         let began = Instant::now();
         let result = carry_out(&*through, request, &object, &body).await;

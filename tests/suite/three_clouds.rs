@@ -30,7 +30,7 @@ impl Desk {
     }
 
     async fn of(providers: &[Provider], retries: u32) -> Desk {
-        let (folder, authority) = (tempfile::tempdir().expect("a folder"), Authority::new(true));
+        let (folder, authority) = (tempfile::tempdir().expect("a folder"), Authority::new());
         let mut clouds = Vec::new();
         for (provider, name) in providers.iter().zip(["one", "two", "three"]) {
             clouds.push(Cloud::start(*provider, name, Some((&authority, folder.path()))).await);
@@ -40,7 +40,7 @@ impl Desk {
 
     /// One provider, and it ignores the condition of creates.
     async fn careless(provider: Provider) -> Desk {
-        let (folder, authority) = (tempfile::tempdir().expect("a folder"), Authority::new(true));
+        let (folder, authority) = (tempfile::tempdir().expect("a folder"), Authority::new());
         let cloud = Cloud::careless(provider, "one", Some((&authority, folder.path()))).await;
         Desk::at_these(folder, vec![cloud], 3)
     }
@@ -71,8 +71,10 @@ impl Desk {
         for cloud in &self.clouds {
             command.envs(cloud.environment());
         }
-        let out: Output = tokio::task::spawn_blocking(move || command.output().expect("the program starts")).await.expect("it ran");
-        let (text, errors) = (String::from_utf8_lossy(&out.stdout).into_owned(), String::from_utf8_lossy(&out.stderr).into_owned());
+        let out: Output =
+            tokio::task::spawn_blocking(move || command.output().expect("the program starts")).await.expect("it ran");
+        let (text, errors) =
+            (String::from_utf8_lossy(&out.stdout).into_owned(), String::from_utf8_lossy(&out.stderr).into_owned());
         (out.status.code().expect("an exit code"), text, errors)
     }
 
@@ -161,8 +163,8 @@ async fn each_cloud_alone_restores() {
     desk.expect(0, &["verify", "--read-data"]).await;
 }
 
-/// Killed in the middle of a backup: the others complete, heal brings it back, and it alone restores.
-async fn killed(victim: usize) {
+/// Killed in the middle of a backup: the others complete. Then `command` brings it back, and it alone restores.
+async fn killed(victim: usize, command: &[&str]) {
     if !has_rsync() {
         return;
     }
@@ -180,27 +182,47 @@ async fn killed(victim: usize) {
     cloud.proxy.behave();
     cloud.proxy.up();
     assert_eq!(desk.holders().await, desk.others(victim), "{err}");
-    let (out, err) = desk.expect(0, &["heal"]).await;
-    println!("{out}{err}");
-    assert_eq!(desk.holders().await.len(), 3);
+    let command: Vec<&str> = command.iter().map(|word| if *word == SOURCE { text(&source) } else { word }).collect();
+    let (out, err) = desk.expect(0, &command).await;
+    assert_eq!(desk.holders().await.len(), 3, "{out}{err}");
     desk.alone(victim, &source).await;
-    desk.expect(0, &["backup", text(&source)]).await;
     desk.expect(0, &["verify", "--read-data"]).await;
 }
 
+/// Stands for the source in a command.
+const SOURCE: &str = "SOURCE";
+
 #[tokio::test(flavor = "multi_thread")]
+async fn the_first_is_killed_and_catches_up() {
+    killed(0, &["backup", SOURCE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_is_killed_and_catches_up() {
+    killed(1, &["backup", SOURCE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_third_is_killed_and_catches_up() {
+    killed(2, &["backup", SOURCE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "there is no heal yet"]
 async fn the_first_is_killed_and_healed() {
-    killed(0).await;
+    killed(0, &["heal"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "there is no heal yet"]
 async fn the_second_is_killed_and_healed() {
-    killed(1).await;
+    killed(1, &["heal"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "there is no heal yet"]
 async fn the_third_is_killed_and_healed() {
-    killed(2).await;
+    killed(2, &["heal"]).await;
 }
 
 /// How a provider says to slow down.
@@ -255,7 +277,8 @@ async fn denied_at_one_or_at_all() {
         let (out, err) = desk.expect(4, &["backup", text(&source)]).await;
         named(cloud, &format!("{out}{err}"));
         cloud.proxy.behave();
-        desk.expect(0, &["heal"]).await;
+        // Nothing else stands against it.
+        desk.expect(0, &["backup", text(&source)]).await;
     }
     for cloud in &desk.clouds {
         cloud.on(Request::Put, Rule::new(Fault::Answer(denied(cloud.provider).0)));
@@ -346,18 +369,22 @@ async fn requests_are_few() {
         for (cloud, bill) in desk.clouds.iter().zip(bills) {
             let all: usize = bill.values().sum();
             println!("requests, {job}, {} ({:?}): {all} {bill:?}", cloud.name, cloud.provider);
-            assert!(all <= most(job), "{job} at {}: {all} requests: {bill:?}", cloud.name);
+            let (puts, most) = allowed(job);
+            assert!(all <= most, "{job} at {}: {all} requests: {bill:?}", cloud.name);
+            assert_eq!(bill.get(cloud.provider.put_operation()).copied().unwrap_or(0), puts, "{job} at {}", cloud.name);
         }
     }
 }
 
-/// The most requests that each replica may be asked for a job.
-fn most(job: &str) -> usize {
+/// What each replica may be asked for a job: creates, and requests at most. Whoever is read from is asked more.
+fn allowed(job: &str) -> (usize, usize) {
     match job {
-        "init" => 60,
-        "first backup of 10,000 files" => 60,
-        "unchanged backup" => 40,
-        "open (snapshots)" => 20,
-        _ => 30,
+        // Key, generation, descriptor, genesis, what is tried out.
+        "init" => (5, 30),
+        // Packs of data (3) and meta, index, snapshot, record, the try of the descriptor, checkpoint.
+        "first backup of 10,000 files" => (9, 28),
+        "unchanged backup" => (3, 36),
+        "open (snapshots)" => (0, 16),
+        _ => (0, 28),
     }
 }

@@ -12,12 +12,13 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 /// An authority and the configuration of servers that it vouches for, as `127.0.0.1` and `localhost`.
 pub struct Authority {
     pem: String,
-    config: Arc<ServerConfig>,
+    config: ServerConfig,
 }
 
 impl Authority {
-    /// A fresh one. Its servers offer HTTP/2 as well as HTTP/1.1 if `http2`.
-    pub fn new(http2: bool) -> Authority {
+    /// A fresh one.
+    #[allow(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "Authority of the tests");
@@ -30,17 +31,13 @@ impl Authority {
         let leaf_key = KeyPair::generate().expect("a key");
         let leaf = CertificateParams::new(names).expect("names").signed_by(&leaf_key, &issuer).expect("signed");
         let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialize_der()));
-        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
             .expect("the provider knows them")
             .with_no_client_auth()
             .with_single_cert(vec![leaf.der().clone()], secret)
             .expect("the key fits");
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        if http2 {
-            config.alpn_protocols.insert(0, b"h2".to_vec());
-        }
-        Authority { pem: certificate.pem(), config: Arc::new(config) }
+        Authority { pem: certificate.pem(), config }
     }
 
     /// Its certificate as a file in `folder`, for whoever is to trust it.
@@ -50,8 +47,11 @@ impl Authority {
         path
     }
 
-    /// The server's side of a handshake.
-    pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.config.clone())
+    /// The server's side of a handshake. The server offers HTTP/2 as well as HTTP/1.1 if `http2`.
+    pub fn acceptor(&self, http2: bool) -> TlsAcceptor {
+        let mut config = self.config.clone();
+        config.alpn_protocols = if http2 { vec![b"h2".to_vec()] } else { Vec::new() };
+        config.alpn_protocols.push(b"http/1.1".to_vec());
+        TlsAcceptor::from(Arc::new(config))
     }
 }

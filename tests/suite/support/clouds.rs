@@ -40,6 +40,20 @@ pub enum Request {
 }
 
 impl Provider {
+    /// Whether the SDK needs HTTP/2. Faults are finer where it does not.
+    fn speaks_http2(self) -> bool {
+        match self {
+            Provider::S3 => false,
+        }
+    }
+
+    /// What its server calls a create.
+    pub fn put_operation(self) -> &'static str {
+        match self {
+            Provider::S3 => "PutObject",
+        }
+    }
+
     /// Method, and part of path and query, of a kind of request.
     pub fn wire(self, request: Request) -> (&'static str, &'static str) {
         match (self, request) {
@@ -96,18 +110,12 @@ impl Cloud {
         self.on(Request::Put, Rule::new(Fault::Without(condition)));
     }
 
-    async fn before(
-        provider: Provider,
-        server: Server,
-        name: &str,
-        tls: Option<(&Authority, &Path)>,
-        anonymous: bool,
-    ) -> Cloud {
+    async fn before(provider: Provider, server: Server, name: &str, tls: Option<(&Authority, &Path)>, anonymous: bool) -> Cloud {
         let endpoint = match &server {
             Server::S3(server) => server.endpoint(),
         };
         let address: SocketAddr = endpoint.trim_start_matches("http://").parse().expect("an address");
-        let proxy = Proxy::start(address, tls.map(|(authority, _)| authority)).await;
+        let proxy = Proxy::start(address, tls.map(|(authority, _)| authority.acceptor(provider.speaks_http2()))).await;
         let ca_file = tls.map(|(authority, folder)| authority.file(folder));
         Cloud { provider, name: name.to_owned(), proxy, ca_file, server, anonymous }
     }

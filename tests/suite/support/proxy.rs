@@ -1,6 +1,6 @@
 //! A proxy between a store and its server that misbehaves on purpose, over plain TCP or TLS.
 //!
-//! `Proxy::start(server, None | Some(&Authority))`, then `inject` rules: the first rule that fits a request and is due decides what
+//! `Proxy::start(server, tls)`, where `tls` comes of an `Authority`, then `inject` rules: the first rule that fits a request and is due decides what
 //! happens to it. HTTP/1.1 is understood request by request, bodies included; HTTP/2 frame by frame: there a request is a HEADERS
 //! frame, its method is `h2`, its path unknown (it is compressed), and a fault strikes the whole connection.
 
@@ -14,7 +14,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::authority::Authority;
 use crate::support::wire::{Body, Head, Pace, Tamper, Wire, pass};
 
 /// What happens to a request.
@@ -187,11 +186,11 @@ impl Drop for Proxy {
 
 impl Proxy {
     /// Listens on a free port of the loopback address, on the runtime of the caller.
-    pub async fn start(server: SocketAddr, authority: Option<&Authority>) -> Proxy {
+    pub async fn start(server: SocketAddr, tls: Option<TlsAcceptor>) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let tls = authority.map(Authority::acceptor);
-        let shared = Arc::new(Shared { server, tls, state: Mutex::default(), pace: Pace::default(), down: watch::Sender::new(false) });
+        let shared =
+            Arc::new(Shared { server, tls, state: Mutex::default(), pace: Pace::default(), down: watch::Sender::new(false) });
         let all = shared.clone();
         let task = tokio::spawn(async move {
             loop {

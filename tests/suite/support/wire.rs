@@ -261,13 +261,7 @@ impl Frames<'_> {
 }
 
 /// Passes a body on, or only reads it. Whether all of it passed.
-pub async fn pass(
-    from: &mut Wire,
-    mut to: Option<&mut Wire>,
-    body: Body,
-    mut tamper: Tamper,
-    pace: &Pace,
-) -> io::Result<bool> {
+pub async fn pass(from: &mut Wire, mut to: Option<&mut Wire>, body: Body, mut tamper: Tamper, pace: &Pace) -> io::Result<bool> {
     match body {
         Body::None => Ok(true),
         Body::Length(length) => payload(from, &mut to, Some(length), &mut tamper, pace).await,
