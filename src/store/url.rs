@@ -104,6 +104,11 @@ impl StoreUrl {
         Ok(StoreUrl { text: canonical(&place), place })
     }
 
+    /// Whether this version can open it: Google Cloud Storage and Azure Blob have their URLs, and no store behind them yet.
+    pub fn is_built(&self) -> bool {
+        matches!(self.place, Place::Directory(_) | Place::S3(_))
+    }
+
     /// The URL, taken apart.
     pub fn place(&self) -> &Place {
         &self.place
