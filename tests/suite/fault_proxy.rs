@@ -1,6 +1,7 @@
 //! The proxy of the fault tests does what it is told, and only that.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +13,12 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::support::authority::Authority;
 use crate::support::proxy::{Answer, Fault, Proxy, Rule};
+use crate::support::wire::{Body, Wire};
 
 /// A server that answers every request with its body, twice over, and counts.
 async fn echo() -> (SocketAddr, Arc<AtomicU64>) {
@@ -41,27 +45,35 @@ async fn echo() -> (SocketAddr, Arc<AtomicU64>) {
     (address, served)
 }
 
+/// One request on a connection of its own: status and digest of the body; or whether it took too long.
+async fn ask(proxy: &Proxy, tls: Option<&Authority>, sent: &[u8]) -> Result<(u16, blake3::Hash), bool> {
+    let work = async {
+        let stream = TcpStream::connect(proxy.address()).await?;
+        let mut wire = match tls {
+            None => Wire::new(stream),
+            Some(authority) => {
+                let name = ServerName::try_from("127.0.0.1").map_err(io::Error::other)?;
+                Wire::new(authority.connector().connect(name, stream).await?)
+            }
+        };
+        let head = format!("PUT /a?b HTTP/1.1\r\nhost: here\r\ncontent-length: {}\r\n\r\n", sent.len());
+        wire.send(&[head.as_bytes(), sent].concat()).await?;
+        let head = wire.head().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let Body::Length(length) = head.answer_body() else { return Err(io::Error::other("no length")) };
+        let body = wire.exactly(length as usize).await?;
+        Ok((head.second.parse().map_err(io::Error::other)?, blake3::hash(&body)))
+    };
+    tokio::time::timeout(Duration::from_secs(3), work).await.map_err(|_| true)?.map_err(|_: io::Error| false)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_proxy_does_what_it_is_told() {
-    let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
-    let pem = std::fs::read(authority.file(folder.path())).unwrap();
     for tls in [None, Some(&authority)] {
         let (server, served) = echo().await;
         let proxy = Proxy::start(server, tls.map(|authority| authority.acceptor(false))).await;
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(3)).pool_max_idle_per_host(1);
-        let client = match tls {
-            Some(_) => client.tls_certs_only([reqwest::Certificate::from_pem(&pem).unwrap()]),
-            None => client,
-        };
-        let client = client.build().unwrap();
         let sent = vec![7; 50_000];
-        let ask = async || -> Result<(u16, blake3::Hash), bool> {
-            let answer = client.put(format!("{}/a?b", proxy.url())).body(sent.clone()).send().await;
-            let answer = answer.map_err(|e| e.is_timeout())?;
-            let status = answer.status().as_u16();
-            answer.bytes().await.map(|b| (status, blake3::hash(&b))).map_err(|e| e.is_timeout())
-        };
+        let ask = async || ask(&proxy, tls, &sent).await;
         let whole = Ok((200, blake3::hash(&[7; 100_000])));
         assert_eq!(ask().await, whole);
         let made_up = Answer::xml(429, "<slow/>").with("retry-after", "1");

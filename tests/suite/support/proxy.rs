@@ -201,6 +201,11 @@ impl Proxy {
         Proxy { address, shared, task }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// What to name as the store's endpoint.
     pub fn url(&self) -> String {
         let scheme = if self.shared.tls.is_some() { "https" } else { "http" };

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::{client, server};
 
 /// Largest head of a message that is taken.
 const HEAD_MAX: usize = 1 << 20;
@@ -51,7 +51,13 @@ impl Io for TcpStream {
     }
 }
 
-impl Io for TlsStream<TcpStream> {
+impl Io for server::TlsStream<TcpStream> {
+    fn sharpen(&self) {
+        self.get_ref().0.sharpen();
+    }
+}
+
+impl Io for client::TlsStream<TcpStream> {
     fn sharpen(&self) {
         self.get_ref().0.sharpen();
     }
