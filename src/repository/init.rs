@@ -73,7 +73,7 @@ pub async fn init(
     }
     let set = ReplicaSet::new(members, ReplicaSettings::default());
     let mut failed: Vec<(String, Fault, String)> =
-        set.closed.iter().map(|(name, _, e)| (name.clone(), Fault::Failed, e.to_string())).collect();
+        set.closed.iter().map(|(name, _, e)| (name.clone(), RepositoryError::from_kind(e.kind), e.story())).collect();
     let mut found: Vec<(usize, Bytes, Descriptor)> = Vec::new();
     let mut absent: Vec<&Replica> = Vec::new();
     for replica in &set.replicas {

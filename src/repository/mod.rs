@@ -118,7 +118,8 @@ impl Repository {
     /// operator's mistake, a replica whose log could not be read fails as it did.
     pub fn read_only_from(&self, name: &str) -> Result<(), RepositoryError> {
         if let Some((_, _, e)) = self.set.closed.iter().find(|(closed, _, _)| closed == name) {
-            return Err(RepositoryError::new(RepositoryError::from_kind(e.kind), format!("store {name} cannot be opened: {e}")));
+            let why = format!("store {name} cannot be opened: {}", e.story());
+            return Err(RepositoryError::new(RepositoryError::from_kind(e.kind), why));
         }
         let Some(replica) = self.set.replicas.iter().find(|r| r.name == name) else {
             return Err(RepositoryError::new(Fault::Usage, format!("there is no store {name:?}")));

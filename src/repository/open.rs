@@ -114,14 +114,6 @@ pub fn worst(faults: impl IntoIterator<Item = Fault>) -> Option<Fault> {
     faults.into_iter().min_by_key(|f| ORDER.iter().position(|o| o == f))
 }
 
-fn fault_of(e: &StoreError) -> Fault {
-    match e.kind {
-        StoreErrorKind::Denied => Fault::Denied,
-        StoreErrorKind::Corrupt => Fault::Integrity,
-        _ => Fault::Failed,
-    }
-}
-
 impl Repository {
     /// Opens the repository that lies at `members`. A store's own fault only takes that store out (see
     /// [`Repository::fault`]); it is an error when nothing can be opened at all.
@@ -246,7 +238,7 @@ pub(super) fn story(e: &RepositoryError) -> String {
 fn nothing_found(set: &ReplicaSet, faults: &BTreeMap<usize, (Fault, String)>) -> RepositoryError {
     let closed = set.closed.iter().map(|(_, _, e)| {
         let missing = e.kind == StoreErrorKind::NotFound;
-        (if missing { Fault::NoRepository } else { fault_of(e) }, format!("{e}"))
+        (if missing { Fault::NoRepository } else { RepositoryError::from_kind(e.kind) }, e.story())
     });
     let all: Vec<_> = faults.values().cloned().chain(closed).collect();
     if all.iter().all(|(fault, _)| *fault == Fault::NoRepository) {

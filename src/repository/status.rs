@@ -93,7 +93,7 @@ impl Repository {
             out.push(ReplicaStatus {
                 name: name.clone(),
                 url: url.clone(),
-                error: Some((Fault::Failed, e.to_string())),
+                error: Some((RepositoryError::from_kind(e.kind), e.story())),
                 epoch: 0,
                 slot: 0,
                 head: [0; 32],
