@@ -9,10 +9,12 @@ pub mod azure_container;
 pub mod azure_login;
 pub mod azure_server;
 pub mod azure_tokens;
+pub mod clouds;
 pub mod door;
 pub mod faulty_store;
 pub mod generated;
 pub mod hostile_writer;
+pub mod proxy;
 pub mod recording_store;
 pub mod replicas;
 pub mod rig;
@@ -22,6 +24,7 @@ pub mod s3_service;
 pub mod seen;
 pub mod source_tree;
 pub mod stage;
+pub mod wire;
 
 /// An object name from a text that is known to be one.
 pub fn name(text: &str) -> ObjectName {
