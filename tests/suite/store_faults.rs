@@ -14,6 +14,7 @@ use holdfast::store::settings::StoreSettings;
 use holdfast::store::{ObjectInfo, Store};
 
 use crate::support::authority::Authority;
+use crate::support::azure_server::KEY;
 use crate::support::clouds::{Cloud, Provider, Request};
 use crate::support::name;
 use crate::support::proxy::{Answer, Fault, Rule};
@@ -105,6 +106,10 @@ fn refusal(provider: Provider, status: u16, code: &str) -> Answer {
             let body = format!("<Error><Code>{code}</Code><Message>the server's words</Message></Error>");
             Answer::xml(status, body).with("x-amz-request-id", "REQUEST-7")
         }
+        Provider::Azure => {
+            let body = format!("<Error><Code>{code}</Code><Message>the server's words</Message></Error>");
+            Answer::xml(status, body).with("x-ms-request-id", "REQUEST-7").with("x-ms-error-code", code)
+        }
     }
 }
 
@@ -112,6 +117,7 @@ fn refusal(provider: Provider, status: u16, code: &str) -> Answer {
 fn denied(provider: Provider) -> Answer {
     match provider {
         Provider::S3 => refusal(provider, 403, "AccessDenied"),
+        Provider::Azure => refusal(provider, 403, "AuthorizationPermissionMismatch"),
     }
 }
 
@@ -119,6 +125,7 @@ fn denied(provider: Provider) -> Answer {
 fn expired(provider: Provider) -> Answer {
     match provider {
         Provider::S3 => refusal(provider, 400, "ExpiredToken"),
+        Provider::Azure => refusal(provider, 401, "InvalidAuthenticationInfo"),
     }
 }
 
@@ -126,20 +133,21 @@ fn expired(provider: Provider) -> Answer {
 fn busy(provider: Provider) -> Answer {
     match provider {
         Provider::S3 => refusal(provider, 503, "SlowDown"),
+        Provider::Azure => refusal(provider, 503, "ServerBusy"),
     }
 }
 
 /// Something broke inside.
 fn broken(provider: Provider) -> Answer {
     match provider {
-        Provider::S3 => refusal(provider, 500, "InternalError"),
+        Provider::S3 | Provider::Azure => refusal(provider, 500, "InternalError"),
     }
 }
 
 /// An error in the guise of a success.
 fn error_inside(provider: Provider) -> Answer {
     match provider {
-        Provider::S3 => refusal(provider, 200, "InternalError"),
+        Provider::S3 | Provider::Azure => refusal(provider, 200, "InternalError"),
     }
 }
 
@@ -239,10 +247,36 @@ fn cases(provider: Provider, request: Request) -> Vec<Case> {
                 case(inside("AccessDenied"), ALWAYS, 1, &["denied"], Ours),
             ]);
         }
+        (Provider::Azure, Request::Put) => cases.extend([
+            // It was there before, or it is what this very request left there behind a stranger's back.
+            case(Fault::AnswerAfter(refusal(provider, 409, "BlobAlreadyExists")), 1, 1, &["exists"], Ours),
+            refused(refusal(provider, 403, "AuthenticationFailed").with("date", LONG_AGO), &["denied"], Absent)
+                .saying(&["clock"]),
+            refused(denied(provider), &["denied"], Absent).saying(&["blobs/write", "testaccount/container", "REQUEST-7"]),
+            once(Fault::Answer(refusal(provider, 500, "OperationTimedOut")), Ours),
+        ]),
+        (Provider::Azure, Request::Get) => cases.extend([
+            once(Fault::Flip(5000), Ours),
+            always(Fault::Flip(5000), &["corrupt"], Ours),
+            refused(refusal(provider, 404, "BlobNotFound"), &["not found"], Ours),
+            refused(denied(provider), &["denied"], Ours).saying(&["blobs/read", "testaccount/container", "REQUEST-7"]),
+        ]),
+        (Provider::Azure, Request::Stat) => cases.extend([
+            refused(denied(provider), &["denied"], Ours).saying(&["blobs/read", "testaccount/container", "REQUEST-7"]),
+            refused(refusal(provider, 404, "ContainerNotFound"), &["not found"], Ours).saying(&["there is no container"]),
+        ]),
+        (Provider::Azure, Request::Delete) => cases.extend([
+            // Gone is gone, whoever did it.
+            case(Fault::AnswerAfter(refusal(provider, 404, "BlobNotFound")), 1, 1, &[], Absent),
+            refused(refusal(provider, 409, "BlobImmutableDueToPolicy"), &["denied"], Ours).saying(&["immutability policy"]),
+        ]),
         _ => {}
     }
     cases
 }
+
+/// What a server's clock says to one whose own is wrong.
+const LONG_AGO: &str = "Thu, 01 Jan 2015 00:00:00 GMT";
 
 trait Concat {
     fn concat_all(self) -> Vec<Case>;
@@ -318,7 +352,7 @@ async fn column(provider: Provider, request: Request, tls: bool) {
             let which = if request == Request::List { "list" } else { object.as_str() };
             assert!(told.contains(which), "{what}: which object? {told}");
         }
-        assert!(!told.contains("a-secret"), "{what}: {told}");
+        assert!(!told.contains("a-secret") && !told.contains(KEY), "{what}: {told}");
         let left = match past.get(&object, None).await {
             Ok(bytes) if bytes == body => Left::Ours,
             Ok(_) => panic!("{what}: other bytes lie there"),
@@ -354,4 +388,6 @@ macro_rules! table {
 table! {
     S3, s3, false => Put puts, Get gets, Stat stats, List lists, Delete deletes;
     S3, s3_over_tls, true => Put puts, Get gets;
+    Azure, azure, false => Put puts, Get gets, Stat stats, List lists, Delete deletes;
+    Azure, azure_over_tls, true => Put puts, Get gets;
 }

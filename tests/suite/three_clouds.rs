@@ -229,6 +229,7 @@ async fn the_third_is_killed_and_healed() {
 fn busy(provider: Provider) -> Answer {
     match provider {
         Provider::S3 => Answer::xml(503, "<Error><Code>SlowDown</Code></Error>").with("retry-after", "0"),
+        Provider::Azure => Answer::xml(503, "<Error><Code>ServerBusy</Code></Error>").with("retry-after", "0"),
     }
 }
 
@@ -238,6 +239,11 @@ fn denied(provider: Provider) -> (Answer, [&'static str; 3]) {
         Provider::S3 => {
             let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
             (Answer::xml(403, body), ["put ", "bucket", "s3:PutObject"])
+        }
+        Provider::Azure => {
+            let body =
+                "<Error><Code>AuthorizationPermissionMismatch</Code><Message>This request is not authorized.</Message></Error>";
+            (Answer::xml(403, body), ["put ", "testaccount/container", "blobs/write"])
         }
     }
 }
@@ -300,14 +306,24 @@ async fn denied_at_one_or_at_all() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_clock_is_said_to_be_one() {
-    let desk = Desk::of(&[Provider::S3], 3).await;
-    let source = desk.source();
-    desk.expect(0, &["init"]).await;
-    let body = "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference between the request time and the server's time \
-                is too large.</Message></Error>";
-    desk.clouds[0].proxy.inject(Rule::new(Fault::Answer(Answer::xml(403, body))));
-    let (_, err) = desk.expect(13, &["backup", text(&source)]).await;
-    assert!(err.contains("clock"), "{err}");
+    for provider in [Provider::S3, Provider::Azure] {
+        let desk = Desk::of(&[provider], 3).await;
+        let source = desk.source();
+        desk.expect(0, &["init"]).await;
+        let answer = match provider {
+            Provider::S3 => Answer::xml(
+                403,
+                "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference between the request time and the server's time \
+                 is too large.</Message></Error>",
+            ),
+            // Told by the server's clock alone.
+            Provider::Azure => Answer::xml(403, "<Error><Code>AuthenticationFailed</Code></Error>")
+                .with("date", "Thu, 01 Jan 2015 00:00:00 GMT"),
+        };
+        desk.clouds[0].proxy.inject(Rule::new(Fault::Answer(answer)));
+        let (_, err) = desk.expect(13, &["backup", text(&source)]).await;
+        assert!(err.contains("clock"), "{err}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

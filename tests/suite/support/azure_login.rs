@@ -100,8 +100,7 @@ impl Known {
         let signature = self.sign(&self.signed_by(letters, expiry));
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         let parts = [("sv", VERSION), ("sr", "c"), ("sp", letters), ("se", expiry), ("spr", "https,http"), ("sig", &signature)];
-        parts.iter().for_each(|(name, value)| drop(query.append_pair(name, value)));
-        query.finish()
+        query.extend_pairs(parts).finish()
     }
 
     fn signed_by(&self, letters: &str, expiry: &str) -> String {

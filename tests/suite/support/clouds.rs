@@ -11,6 +11,7 @@ use holdfast::store::url::StoreUrl;
 use holdfast::store::{OpenStore, open};
 
 use crate::support::authority::Authority;
+use crate::support::azure_server::{self, AzureServer};
 use crate::support::proxy::{Fault, Proxy, Rule};
 use crate::support::s3_server::{ACCESS_KEY, BUCKET, REGION, S3Server, SECRET_KEY};
 
@@ -19,10 +20,12 @@ use crate::support::s3_server::{ACCESS_KEY, BUCKET, REGION, S3Server, SECRET_KEY
 pub enum Provider {
     /// Amazon S3.
     S3,
+    /// Azure Blob Storage.
+    Azure,
 }
 
 /// One cloud each of three replicas.
-pub const THREE: [Provider; 3] = [Provider::S3, Provider::S3, Provider::S3];
+pub const THREE: [Provider; 3] = [Provider::S3, Provider::Azure, Provider::S3];
 
 /// A kind of request, as it looks on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +46,7 @@ impl Provider {
     /// Whether the SDK needs HTTP/2. Faults are finer where it does not.
     fn speaks_http2(self) -> bool {
         match self {
-            Provider::S3 => false,
+            Provider::S3 | Provider::Azure => false,
         }
     }
 
@@ -51,6 +54,7 @@ impl Provider {
     pub fn put_operation(self) -> &'static str {
         match self {
             Provider::S3 => "PutObject",
+            Provider::Azure => "PutBlob",
         }
     }
 
@@ -62,12 +66,19 @@ impl Provider {
             (Provider::S3, Request::Stat) => ("HEAD", ""),
             (Provider::S3, Request::List) => ("GET", "list-type=2"),
             (Provider::S3, Request::Delete) => ("POST", "delete"),
+            (Provider::Azure, Request::Put) => ("PUT", ""),
+            // A listing is one of the container itself, behind whose name no slash stands.
+            (Provider::Azure, Request::Get) => ("GET", "/container/"),
+            (Provider::Azure, Request::Stat) => ("HEAD", ""),
+            (Provider::Azure, Request::List) => ("GET", "comp=list"),
+            (Provider::Azure, Request::Delete) => ("DELETE", ""),
         }
     }
 }
 
 enum Server {
     S3(S3Server),
+    Azure(AzureServer),
 }
 
 /// A provider's server with a proxy before it.
@@ -88,6 +99,7 @@ impl Cloud {
     pub async fn start(provider: Provider, name: &str, tls: Option<(&Authority, &Path)>) -> Cloud {
         let server = match provider {
             Provider::S3 => Server::S3(S3Server::start()),
+            Provider::Azure => Server::Azure(AzureServer::start()),
         };
         Cloud::before(provider, server, name, tls, false).await
     }
@@ -96,6 +108,7 @@ impl Cloud {
     pub async fn careless(provider: Provider, name: &str, tls: Option<(&Authority, &Path)>) -> Cloud {
         let server = match provider {
             Provider::S3 => Server::S3(S3Server::open_to_all()),
+            Provider::Azure => Server::Azure(AzureServer::open_to_all()),
         };
         let cloud = Cloud::before(provider, server, name, tls, true).await;
         cloud.forget();
@@ -105,7 +118,7 @@ impl Cloud {
     /// From now on the condition of a create is lost on its way.
     pub fn forget(&self) {
         let condition = match self.provider {
-            Provider::S3 => "if-none-match",
+            Provider::S3 | Provider::Azure => "if-none-match",
         };
         self.on(Request::Put, Rule::new(Fault::Without(condition)));
     }
@@ -113,6 +126,7 @@ impl Cloud {
     async fn before(provider: Provider, server: Server, name: &str, tls: Option<(&Authority, &Path)>, anonymous: bool) -> Cloud {
         let endpoint = match &server {
             Server::S3(server) => server.endpoint(),
+            Server::Azure(server) => server.endpoint(),
         };
         let address: SocketAddr = endpoint.trim_start_matches("http://").parse().expect("an address");
         let proxy = Proxy::start(address, tls.map(|(authority, _)| authority.acceptor(provider.speaks_http2()))).await;
@@ -124,6 +138,7 @@ impl Cloud {
     pub fn endpoint(&self) -> String {
         match &self.server {
             Server::S3(server) => server.endpoint(),
+            Server::Azure(server) => server.endpoint(),
         }
     }
 
@@ -131,6 +146,10 @@ impl Cloud {
     pub fn url(&self, endpoint: &str, prefix: &str) -> String {
         match &self.server {
             Server::S3(_) => format!("s3://{BUCKET}/{prefix}?endpoint={endpoint}&region={REGION}"),
+            Server::Azure(_) => {
+                let (account, container) = (azure_server::ACCOUNT, azure_server::CONTAINER);
+                format!("az://{account}/{container}/{prefix}?endpoint={endpoint}")
+            }
         }
     }
 
@@ -138,6 +157,7 @@ impl Cloud {
     pub fn provider_settings(&self) -> ProviderSettings {
         let settings = match &self.server {
             Server::S3(server) => server.settings().provider,
+            Server::Azure(server) => server.settings().provider,
         };
         let credentials = if self.anonymous { Credentials::Anonymous } else { settings.credentials };
         ProviderSettings { ca_file: self.ca_file.clone(), credentials, ..settings }
@@ -153,6 +173,7 @@ impl Cloud {
             Server::S3(_) => {
                 format!("{{ kind = \"access-key\", access_key_id = \"{ACCESS_KEY}\", secret_env = \"{S3_SECRET}\" }}")
             }
+            Server::Azure(_) => format!("{{ kind = \"account-key\", secret_env = \"{AZURE_SECRET}\" }}"),
         };
         format!("[[store]]\nname = \"{name}\"\nurl = \"{url}\"\ncredentials = {credentials}\n{ca}")
     }
@@ -161,6 +182,7 @@ impl Cloud {
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         match &self.server {
             Server::S3(_) => vec![(S3_SECRET, SECRET_KEY.into())],
+            Server::Azure(_) => vec![(AZURE_SECRET, azure_server::KEY.into())],
         }
     }
 
@@ -194,9 +216,12 @@ impl Cloud {
     pub fn counts(&self) -> BTreeMap<&'static str, usize> {
         match &self.server {
             Server::S3(server) => server.counts(),
+            Server::Azure(server) => server.counts(),
         }
     }
 }
 
 /// Names the variable with the secret key for S3.
 const S3_SECRET: &str = "HOLDFAST_SUITE_S3_SECRET";
+/// Names the variable with the account's key for Azure.
+const AZURE_SECRET: &str = "HOLDFAST_SUITE_AZURE_SECRET";
