@@ -28,6 +28,8 @@ mod seal_props;
 mod source_tree;
 mod store_contract;
 mod store_directory;
+mod store_gcs;
+mod store_gcs_login;
 mod store_s3;
 mod store_s3_login;
 mod store_wrappers;

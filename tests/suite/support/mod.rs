@@ -4,7 +4,13 @@
 use holdfast::store::name::ObjectName;
 
 pub mod aws_tokens;
+pub mod door;
 pub mod faulty_store;
+pub mod gcs_bucket;
+pub mod gcs_grpc;
+pub mod gcs_json;
+pub mod gcs_server;
+pub mod gcs_tokens;
 pub mod generated;
 pub mod hostile_writer;
 pub mod recording_store;
