@@ -115,7 +115,14 @@ pub struct Context {
 impl Context {
     /// The settings of this run.
     pub fn settings(&self) -> Result<Settings, Failure> {
-        Ok(resolve(&self.overrides, &self.environment, &self.current)?)
+        let settings = resolve(&self.overrides, &self.environment, &self.current)?;
+        if let Some(store) = settings.stores.iter().find(|s| !s.url.is_built()) {
+            return Err(Failure::usage(format!(
+                "store {}: {} cannot be opened: this version has directories (file:), S3 (s3:) and Google Cloud Storage (gs:), az: is not built in yet",
+                store.name, store.url
+            )));
+        }
+        Ok(settings)
     }
 
     /// Reads the secret that opens the repository, or asks for it where none is configured and there is somebody to ask;

@@ -104,6 +104,11 @@ impl StoreUrl {
         Ok(StoreUrl { text: canonical(&place), place })
     }
 
+    /// Whether this version can open it: Azure Blob has its URLs, and no store behind them yet.
+    pub fn is_built(&self) -> bool {
+        !matches!(self.place, Place::Azure { .. })
+    }
+
     /// The URL, taken apart.
     pub fn place(&self) -> &Place {
         &self.place

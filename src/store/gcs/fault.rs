@@ -94,7 +94,14 @@ pub fn failed(error: &google_cloud_storage::Error, asked: Asked<'_>, now: Time) 
 
 /// The error of type `T` behind `error`, if there is one.
 fn behind<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    std::iter::successors(Some(error), |e| e.source()).find_map(|e| e.downcast_ref())
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
 }
 
 fn reason(status: &Status) -> Option<&str> {

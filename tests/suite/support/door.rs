@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,6 +17,8 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use crate::support::authority::Authority;
 
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -109,7 +110,7 @@ struct Notes {
 
 /// A listening door.
 pub struct Door {
-    address: SocketAddr,
+    endpoint: String,
     notes: Arc<Notes>,
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -121,35 +122,48 @@ impl Drop for Door {
 }
 
 impl Door {
-    /// Opens a door. `service` is made once the address is known; `operation` names what a request asks for.
-    pub fn open(service: impl FnOnce(SocketAddr) -> Service, operation: fn(&Request<Incoming>) -> &'static str) -> Door {
+    /// Opens a door, over TLS if somebody vouches for it. `service` is made once the endpoint is known; `operation` names what a
+    /// request asks for.
+    pub fn open(
+        authority: Option<&Authority>,
+        operation: fn(&Request<Incoming>) -> &'static str,
+        service: impl FnOnce(&str) -> Service,
+    ) -> Door {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (notes, service) = (Arc::new(Notes::default()), service(address));
+        let scheme = if authority.is_some() { "https" } else { "http" };
+        let endpoint = format!("{scheme}://{}", listener.local_addr().unwrap());
+        let (notes, service, tls) = (Arc::new(Notes::default()), service(&endpoint), authority.map(|a| a.acceptor(true)));
         let at_the_door = notes.clone();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             while let Ok((stream, _)) = listener.accept().await {
                 let _ = stream.set_nodelay(true);
-                let (service, notes) = (service.clone(), at_the_door.clone());
+                let (service, notes, tls) = (service.clone(), at_the_door.clone(), tls.clone());
                 if notes.down.load(Ordering::SeqCst) {
                     continue;
                 }
                 let serve = hyper::service::service_fn(move |request| pass(notes.clone(), service.clone(), operation, request));
                 tokio::spawn(async move {
                     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                    let _ = builder.serve_connection(TokioIo::new(stream), serve).await;
+                    match tls {
+                        None => drop(builder.serve_connection(TokioIo::new(stream), serve).await),
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                let _ = builder.serve_connection(TokioIo::new(stream), serve).await;
+                            }
+                        }
+                    }
                 });
             }
         });
-        Door { address, notes, runtime: Some(runtime) }
+        Door { endpoint, notes, runtime: Some(runtime) }
     }
 
-    /// `http://127.0.0.1:port`.
+    /// `http://127.0.0.1:port`, or `https:`.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        self.endpoint.clone()
     }
     /// Plans a fault. Faults are used up in the order of planning.
     pub fn fault(&self, fault: Fault) {

@@ -20,6 +20,8 @@ const CLASSES: [&str; 7] =
 pub struct Object {
     pub bytes: Bytes,
     pub crc32c: u32,
+    /// Whether its writer sent the sum along.
+    pub summed: bool,
     pub generation: i64,
     pub created: jiff::Timestamp,
     pub class: String,
@@ -126,6 +128,7 @@ impl Bucket {
         let object = Object {
             bytes: draft.bytes,
             crc32c: sum,
+            summed: draft.crc32c.is_some(),
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             created: jiff::Timestamp::now(),
             class,

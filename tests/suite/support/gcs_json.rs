@@ -147,9 +147,14 @@ fn parts(body: &Bytes, boundary: &str) -> Result<Vec<(String, Bytes)>, Refusal> 
     let mut rest = body.strip_prefix(first.as_bytes()).map(|rest| body.slice_ref(rest)).ok_or_else(wrong)?;
     let mut parts = Vec::new();
     loop {
-        let end = find(&rest, b"\r\n\r\n").ok_or_else(wrong)?;
-        let head = String::from_utf8(rest.split_to(end).to_vec()).map_err(|_| wrong())?;
-        rest = rest.slice(4..);
+        let mut head = String::new();
+        if rest.starts_with(b"\r\n") {
+            rest = rest.slice(2..);
+        } else {
+            let end = find(&rest, b"\r\n\r\n").ok_or_else(wrong)?;
+            head = String::from_utf8(rest.split_to(end).to_vec()).map_err(|_| wrong())?;
+            rest = rest.slice(4..);
+        }
         let kind = head.split("\r\n").filter_map(|line| line.split_once(": "));
         let kind = kind.filter(|(name, _)| name.eq_ignore_ascii_case("content-type")).map(|(_, v)| v.to_owned()).next();
         let end = find(&rest, between.as_bytes()).ok_or_else(wrong)?;
@@ -187,7 +192,7 @@ fn start(world: &World, bucket: &str, query: &BTreeMap<String, String>, headers:
     let mut uploads = lock(&world.uploads);
     let id = format!("upload-{}", uploads.len());
     uploads.insert(id.clone(), Upload { bucket: bucket.to_owned(), name, condition, draft, came: Vec::new() });
-    let place = format!("http://{}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={id}", world.address);
+    let place = format!("{}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={id}", world.endpoint);
     Ok(Response::builder().header("location", place).body(whole("")).unwrap())
 }
 

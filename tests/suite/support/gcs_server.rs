@@ -7,7 +7,6 @@
 //! `start` and `send` of uploads in parts), headers, faults.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::future::FutureExt;
@@ -17,6 +16,7 @@ use holdfast::store::url::StoreUrl;
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request, Response};
 
+use crate::support::authority::Authority;
 use crate::support::door::{Act, Body, Door, Fault, lock};
 use crate::support::gcs_bucket::{Bucket, Draft, Refusal};
 use crate::support::{gcs_grpc, gcs_json};
@@ -36,8 +36,8 @@ pub struct Upload {
 
 /// What is behind the door.
 pub struct World {
-    /// Where it listens, without a scheme.
-    pub address: SocketAddr,
+    /// Where it listens.
+    pub endpoint: String,
     pub buckets: Mutex<BTreeMap<String, Bucket>>,
     pub uploads: Mutex<BTreeMap<String, Upload>>,
     tokens: Mutex<Option<BTreeSet<String>>>,
@@ -90,30 +90,32 @@ pub struct GcsServer {
 impl GcsServer {
     /// A server that admits [`TOKEN`] only.
     pub fn start() -> GcsServer {
-        GcsServer::with(Some([TOKEN.to_owned()].into()))
+        GcsServer::with(None, Some([TOKEN.to_owned()].into()))
     }
 
     /// A server that asks nobody for a token.
     pub fn open_to_all() -> GcsServer {
-        GcsServer::with(None)
+        GcsServer::with(None, None)
     }
 
-    fn with(tokens: Option<BTreeSet<String>>) -> GcsServer {
+    /// A server over TLS that admits [`TOKEN`] only.
+    pub fn start_tls(authority: &Authority) -> GcsServer {
+        GcsServer::with(Some(authority), Some([TOKEN.to_owned()].into()))
+    }
+
+    fn with(authority: Option<&Authority>, tokens: Option<BTreeSet<String>>) -> GcsServer {
         let mut world = None;
-        let door = Door::open(
-            |address| {
-                let made = Arc::new(World {
-                    address,
-                    buckets: Mutex::new([(BUCKET.to_owned(), Bucket::default())].into()),
-                    uploads: Mutex::default(),
-                    tokens: Mutex::new(tokens),
-                    accounts: Mutex::default(),
-                });
-                world = Some(made.clone());
-                Arc::new(move |request| answer(made.clone(), request).boxed())
-            },
-            operation,
-        );
+        let door = Door::open(authority, operation, |endpoint| {
+            let made = Arc::new(World {
+                endpoint: endpoint.to_owned(),
+                buckets: Mutex::new([(BUCKET.to_owned(), Bucket::default())].into()),
+                uploads: Mutex::default(),
+                tokens: Mutex::new(tokens),
+                accounts: Mutex::default(),
+            });
+            world = Some(made.clone());
+            Arc::new(move |request| answer(made.clone(), request).boxed())
+        });
         GcsServer { world: world.expect("it was made"), door }
     }
 

@@ -3,6 +3,7 @@
 
 use holdfast::store::name::ObjectName;
 
+pub mod authority;
 pub mod aws_tokens;
 pub mod door;
 pub mod faulty_store;

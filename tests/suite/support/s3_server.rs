@@ -75,7 +75,7 @@ impl S3Server {
             let s3 = s3.clone();
             serve(s3, request).boxed()
         };
-        S3Server { service, door: Door::open(|_| Arc::new(answer), operation) }
+        S3Server { service, door: Door::open(None, operation, |_| Arc::new(answer)) }
     }
 
     /// URL of a store in the bucket, below `prefix` (which may be empty).
