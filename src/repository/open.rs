@@ -62,7 +62,14 @@ pub(super) fn floor(lowered: bool) -> KdfFloor {
 /// What one store says about the repository it holds.
 pub(super) async fn descriptor_at(replica: &Replica) -> Result<Option<(Bytes, Descriptor)>, RepositoryError> {
     let name = layout::descriptor();
-    let stored = match replica.store.get(&name, None).await {
+    let mut read = replica.store.get(&name, None).await;
+    if read.as_ref().is_err_and(|e| e.kind == StoreErrorKind::NotFound)
+        && replica.store.stat(&layout::slot(1, 1)).await?.is_some()
+    {
+        // Another init may have written both in between: who sees the log sees the descriptor, if it is there.
+        read = replica.store.get(&name, None).await;
+    }
+    let stored = match read {
         Ok(stored) => stored,
         Err(e) if e.kind == StoreErrorKind::NotFound => {
             // A log begins after the descriptor was written: where there is one, this is no empty place.

@@ -70,7 +70,8 @@ fn frames_come_back_at_every_size_and_level() {
                 } else {
                     assert!(frame.bytes.len() < len - len / 32 + FRAME_OVERHEAD);
                 }
-                assert_eq!(frame.bytes.capacity(), frame.bytes.len(), "frames in flight are counted by their length");
+                // Frames are made in the chunk's own buffer, which the budget counts.
+                assert!(frame.bytes.capacity() <= len + len / 128 + 1024, "{} for {len}", frame.bytes.capacity());
                 assert!(sealer.open(Kind::Data, frame.shape, &frame.bytes).expect("opened") == plain, "{len} at {level}");
             }
         }

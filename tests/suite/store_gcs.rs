@@ -48,7 +48,9 @@ async fn a_put_is_one_conditional_request_with_a_sum() {
     settings.provider.storage_classes.insert("data".into(), "NEARLINE".into());
     settings.provider.kms_key = Some("projects/p/locations/l/keyRings/r/cryptoKeys/k".into());
     let store = opened(&server.url("repo"), &settings).await.unwrap();
-    for (object, class, size) in [("data/ab/cd", "NEARLINE", 100_000), ("meta/ab/cd", "STANDARD", 10), ("data/xl", "NEARLINE", 40 << 20)] {
+    for (object, class, size) in
+        [("data/ab/cd", "NEARLINE", 100_000), ("meta/ab/cd", "STANDARD", 10), ("data/xl", "NEARLINE", 40 << 20)]
+    {
         store.put(&name(object), body(size)).await.unwrap();
         let seen = server.take_seen();
         assert_eq!(seen.len(), 1, "{seen:?}");
@@ -159,7 +161,11 @@ fn by_json() -> Vec<Case> {
     use StoreErrorKind::{Denied, Full, Invalid, NotFound, Throttled, TimedOut, Unavailable};
     let past = "Mon, 01 Jan 2024 00:00:00 GMT";
     vec![
-        case(refusal(403, "forbidden", "no"), Denied, &["forbidden (HTTP 403): no", "request REQUEST7", "needed: storage.objects."]),
+        case(
+            refusal(403, "forbidden", "no"),
+            Denied,
+            &["forbidden (HTTP 403): no", "request REQUEST7", "needed: storage.objects."],
+        ),
         case(refusal(403, "retentionPolicyNotMet", ""), Denied, &["retention policy"]),
         case(refusal(401, "authError", "Invalid Credentials"), Denied, &["Invalid Credentials", "gcloud auth"]),
         case(refusal(401, "authError", "").header("date", past), Denied, &["set this machine's clock", "Jan 2024"]),
@@ -226,7 +232,10 @@ async fn refusals_have_their_class_at_one_attempt() {
     }
     cases.extend([
         ("put", case(refusal(412, "conditionNotMet", ""), AlreadyExists, &[])),
-        ("put", case(refusal(400, "invalid", "Provided CRC32C \"a\" doesn't match calculated CRC32C \"b\"."), Corrupt, &["CRC32C"])),
+        (
+            "put",
+            case(refusal(400, "invalid", "Provided CRC32C \"a\" doesn't match calculated CRC32C \"b\"."), Corrupt, &["CRC32C"]),
+        ),
         ("put", case(refusal(404, "notFound", "Not Found"), NotFound, &["there is no bucket bucket"])),
         ("put", case(answer(200, "{}"), Unavailable, &["unknown"])),
         ("put", case(answer(200, "no JSON"), Unavailable, &[])),
@@ -239,7 +248,14 @@ async fn refusals_have_their_class_at_one_attempt() {
             ),
         ),
         ("put", case(answer(200, "{\"generation\":\"5\",\"size\":\"999\"}"), Unavailable, &["right size"])),
-        ("put", case(refusal(403, "forbidden", ""), Denied, &["storage.objects.create on projects/_/buckets/bucket/objects/repo/data/new"])),
+        (
+            "put",
+            case(
+                refusal(403, "forbidden", ""),
+                Denied,
+                &["storage.objects.create on projects/_/buckets/bucket/objects/repo/data/new"],
+            ),
+        ),
         ("get", case(refusal(404, "notFound", "No such object: bucket/repo/data/there"), NotFound, &["No such object"])),
         ("get", case(refusal(403, "forbidden", ""), Denied, &["storage.objects.get on", "storage.objects.list"])),
         ("get", case(refusal(416, "requestedRangeNotSatisfiable", ""), Invalid, &[])),
@@ -476,7 +492,8 @@ fn by_hand(server: &GcsServer, line: &str, headers: &[(&str, &str)], body: &str)
     let mut stream = std::net::TcpStream::connect(host).unwrap();
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let length = body.len();
-    let request = format!("{line} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}");
+    let request =
+        format!("{line} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -522,7 +539,13 @@ fn the_server_is_strict() {
         (404, format!("GET /storage/v1/b/{BUCKET}/o/z?alt=media"), vec![login], String::new(), "No such object: bucket/z"),
         (501, format!("GET /storage/v1/b/{BUCKET}/o/x"), vec![login], String::new(), "notImplemented"),
         (200, format!("GET /storage/v1/b/{BUCKET}/o/x?alt=media"), vec![login], String::new(), "the bytes"),
-        (206, format!("GET /storage/v1/b/{BUCKET}/o/x?alt=media"), vec![login, ("range", "bytes=4-99")], String::new(), "bytes 4-8/9"),
+        (
+            206,
+            format!("GET /storage/v1/b/{BUCKET}/o/x?alt=media"),
+            vec![login, ("range", "bytes=4-99")],
+            String::new(),
+            "bytes 4-8/9",
+        ),
         (416, format!("GET /storage/v1/b/{BUCKET}/o/x?alt=media"), vec![login, ("range", "bytes=9-")], String::new(), "range"),
         (410, "PUT /upload/storage/v1/b/bucket/o?upload_id=none".into(), vec![login], String::new(), "No such upload"),
     ];

@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use google_cloud_auth::credentials::anonymous;
-use google_cloud_auth::credentials::{Builder as Found, CacheableResource, Credentials as Identity, CredentialsProvider, EntityTag};
+use google_cloud_auth::credentials::{
+    Builder as Found, CacheableResource, Credentials as Identity, CredentialsProvider, EntityTag,
+};
 use google_cloud_auth::credentials::{external_account, impersonated, mds, service_account, user_account};
 use google_cloud_auth::errors::CredentialsError;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
@@ -54,9 +56,11 @@ pub(crate) async fn login(
         Credentials::Anonymous => return Ok(nobody()),
         Credentials::Found if line != Line::Encrypted => return Ok(nobody()),
         _ if line == Line::Open => {
-            return Err("credentials are not sent over plain http to another machine: write https:// in the endpoint, or log in as \
+            return Err(
+                "credentials are not sent over plain http to another machine: write https:// in the endpoint, or log in as \
                         `anonymous`"
-                .into());
+                    .into(),
+            );
         }
         Credentials::Found => (found()?, None),
         Credentials::File(path) => {
@@ -83,7 +87,8 @@ pub(crate) async fn login(
     };
     let universe = universe.unwrap_or_else(|| UNIVERSE.to_owned());
     let patience = patience.min(LOGIN_MAX);
-    let patient = Patient { env: env.clone(), inner: identity, universe: universe.clone(), patience, known: AtomicBool::new(false) };
+    let patient =
+        Patient { env: env.clone(), inner: identity, universe: universe.clone(), patience, known: AtomicBool::new(false) };
     Ok(Login { identity: patient.into(), universe })
 }
 

@@ -198,7 +198,10 @@ impl GcsStore {
         loop {
             let came = first.len() + all.len();
             let Some(piece) = self.env.timeout(self.stall, answer.next()).await else {
-                return Err(fail(StoreErrorKind::TimedOut, format!("nothing came for {:?}, after {came} of {expected} bytes", self.stall)));
+                return Err(fail(
+                    StoreErrorKind::TimedOut,
+                    format!("nothing came for {:?}, after {came} of {expected} bytes", self.stall),
+                ));
             };
             let piece = match piece {
                 None => break,

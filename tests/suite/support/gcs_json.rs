@@ -203,7 +203,8 @@ fn send(world: &World, bucket: &str, query: &BTreeMap<String, String>, headers: 
     let gone = || Refusal { status: 410, reason: "notFound", code: 5, message: "No such upload.".into() };
     let id = query.get("upload_id").cloned().unwrap_or_default();
     let upload = uploads.get_mut(&id).filter(|u| u.bucket == bucket).ok_or_else(gone)?;
-    let (range, total) = header(headers, "content-range").strip_prefix("bytes ").and_then(|r| r.split_once('/')).ok_or_else(wrong)?;
+    let (range, total) =
+        header(headers, "content-range").strip_prefix("bytes ").and_then(|r| r.split_once('/')).ok_or_else(wrong)?;
     let total = if total == "*" { None } else { Some(total.parse::<usize>().map_err(|_| wrong())?) };
     if range == "*" {
         if !body.is_empty() {
@@ -219,7 +220,8 @@ fn send(world: &World, bucket: &str, query: &BTreeMap<String, String>, headers: 
     }
     if total != Some(upload.came.len()) {
         let answer = Response::builder().status(308);
-        let answer = if upload.came.is_empty() { answer } else { answer.header("range", format!("bytes=0-{}", upload.came.len() - 1)) };
+        let answer =
+            if upload.came.is_empty() { answer } else { answer.header("range", format!("bytes=0-{}", upload.came.len() - 1)) };
         return Ok(answer.body(whole("")).unwrap());
     }
     let Upload { bucket, name, condition, mut draft, came } = uploads.remove(&id).expect("it was there");

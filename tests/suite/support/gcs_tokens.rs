@@ -92,7 +92,9 @@ async fn answer(desk: Arc<Desk>, request: Request<Incoming>) -> Result<Response<
     };
     let seconds = lifetime.unwrap_or(3600);
     let said = match (&head.method, head.uri.path()) {
-        (&Method::GET, "/computeMetadata/v1/instance/service-accounts/default/token") if header("metadata-flavor") == "Google" => {
+        (&Method::GET, "/computeMetadata/v1/instance/service-accounts/default/token")
+            if header("metadata-flavor") == "Google" =>
+        {
             Some(serde_json::json!({ "access_token": token("metadata"), "expires_in": seconds, "token_type": "Bearer" }))
         }
         (&Method::POST, "/exchange") if body.contains(SUBJECT) => Some(serde_json::json!({
@@ -112,6 +114,7 @@ async fn answer(desk: Arc<Desk>, request: Request<Incoming>) -> Result<Response<
         _ => None,
     };
     let status = if said.is_some() { 200 } else { 403 };
-    let body = said.unwrap_or_else(|| serde_json::json!({ "error": "access_denied", "error_description": "not here" })).to_string();
+    let body =
+        said.unwrap_or_else(|| serde_json::json!({ "error": "access_denied", "error_description": "not here" })).to_string();
     Ok(Response::builder().status(status).header("content-type", "application/json").body(whole(body)).unwrap())
 }

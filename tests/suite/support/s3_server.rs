@@ -14,8 +14,8 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use s3s::service::{S3Service, S3ServiceBuilder};
 
-use crate::support::door::{Body, Door, broken};
 pub use crate::support::door::{Act, Fault};
+use crate::support::door::{Body, Door, broken};
 use crate::support::s3_bucket::Bucket;
 use crate::support::s3_service::Service;
 
