@@ -1,7 +1,7 @@
 //! Holdfast: the map.
 //!
 //! ```text
-//! main -> cli -> config -> (backup | restore | verify) -> repository -> (format | replica) -> (chunk | seal | source | store)
+//! main -> cli -> config -> (backup | restore | lifecycle | verify) -> repository -> (format | replica) -> (chunk | seal | source | store)
 //! ```
 //!
 //! Imports only point to the right; `tests/architecture.rs` says so. Bytes travel `source` -> `chunk` -> `seal` ->
@@ -13,6 +13,7 @@
 //! | [`config`] | from file, environment and flags to validated settings |
 //! | [`backup`] | activity: source to snapshot |
 //! | [`restore`] | activity: snapshot to target |
+//! | [`lifecycle`] | activity: what becomes of a repository over time |
 //! | [`verify`] | activity: is it all there, is it all right |
 //! | [`repository`] | typed objects kept safely: log, keys, index |
 //! | [`replica`] | the same repository at several stores |
@@ -32,6 +33,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod format;
+pub mod lifecycle;
 pub mod progress;
 pub mod replica;
 pub mod repository;

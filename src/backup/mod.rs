@@ -29,7 +29,7 @@ pub mod walk;
 
 use std::path::PathBuf;
 
-use crate::backup::pass::{one_pass, told};
+use crate::backup::pass::one_pass;
 use crate::clock::Time;
 use crate::format::Hash;
 use crate::progress::{Progress, Stop};
@@ -201,6 +201,17 @@ pub enum BackupError {
     /// Stopped on request before anything could be committed (exit 130 or 143).
     #[error("interrupted before anything was committed")]
     Interrupted,
+}
+
+/// An error with all its causes.
+fn told(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 /// How often a run that lost what it stood on starts over.

@@ -1,7 +1,7 @@
 //! Which replicas take part in a run, and how each came out of it.
 
 use crate::backup::ReplicaReport;
-use crate::backup::pass::told;
+use crate::backup::told;
 use crate::backup::upload::Outbox;
 use crate::replica::Mask;
 use crate::replica::write::Fanout;
@@ -12,25 +12,20 @@ use crate::repository::error::{Fault, RepositoryError};
 pub async fn participants(repository: &Repository) -> Result<Mask, RepositoryError> {
     let index = repository.index().await?;
     let writable = repository.writable();
-    let mut lacking = [0_u64; crate::replica::REPLICAS_MAX];
-    {
+    let limit = repository.set.settings.behind_limit;
+    let lacking = {
         let chunks = index.read().expect("no panic while the index is locked");
-        for pack in chunks.packs() {
-            for i in writable.without(pack.published).indices() {
-                lacking[i] += pack.size;
-            }
-        }
-    }
-    for i in writable.indices() {
-        let limit = repository.set.settings.behind_limit;
-        if lacking[i] > limit {
-            let name = &repository.set.replicas[i].name;
-            let why = format!(
-                "store {name}: lacks {} MiB that other replicas hold, more than a backup brings up to date",
-                lacking[i] >> 20
-            );
-            repository.set_fault(i, Fault::Failed, why);
-        }
+        let most = chunks.lacking_at_most(writable);
+        // Every chunk is looked at only where it may matter.
+        if most.iter().any(|bytes| *bytes > limit) { chunks.lacking(writable) } else { most }
+    };
+    for i in writable.indices().filter(|i| lacking[*i] > limit) {
+        let name = &repository.set.replicas[i].name;
+        let why = format!(
+            "store {name}: lacks {} MiB that other replicas hold, more than a backup brings up to date: run `holdfast heal`",
+            lacking[i] >> 20
+        );
+        repository.set_fault(i, Fault::Failed, why);
     }
     Ok(repository.writable())
 }

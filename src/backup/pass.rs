@@ -20,7 +20,7 @@ use crate::backup::read::Reading;
 use crate::backup::seal::{Added, Sealing};
 use crate::backup::upload::Outbox;
 use crate::backup::walk::{self, Comparing};
-use crate::backup::{BackupError, BackupReport, BackupSettings, Given, pack, upload};
+use crate::backup::{BackupError, BackupReport, BackupSettings, Given, pack, told, upload};
 use crate::chunk::split::Splitter;
 use crate::format::Hash;
 use crate::format::snapshot::{Root, Snapshot};
@@ -50,16 +50,6 @@ pub struct Passed {
     pub committed: Mask,
     /// What the pass stood on and cannot be relied on any more.
     pub lost: Vec<String>,
-}
-
-pub(super) fn told(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut source = e.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Walks, reads, seals, uploads and commits, once.

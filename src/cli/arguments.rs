@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cli::{backup, completions, init, key, ls, restore, snapshots, status, verify};
+use crate::cli::{backup, completions, heal, init, key, ls, restore, snapshots, status, verify};
 use crate::config::Overrides;
 use crate::config::amount::Size;
 use crate::config::secret::{Named, SecretSource};
@@ -117,6 +117,8 @@ pub enum Command {
     Restore(restore::RestoreArguments),
     /// Verify that everything is there, and that it is right
     Verify(verify::VerifyArguments),
+    /// Bring replicas up to date that lack what others hold, and replace what is damaged
+    Heal(heal::HealArguments),
     /// Show the replicas side by side
     Status(status::StatusArguments),
     /// Manage the keys that open the repository

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::backup::{self, BackupReport, BackupSettings, ReplicaReport};
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::{Outcome, Signal};
+use crate::cli::heal::small_gaps;
 use crate::cli::init::initialise;
 use crate::cli::output::{count, duration, name, rfc3339, short, size, table};
 use crate::cli::terminal::Watch;
@@ -79,6 +80,9 @@ pub struct BackupArguments {
     /// zstd level of what is new, 1 to 22; 0 stores as it is [default: 3]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(0..=22))]
     pub compression: Option<u8>,
+    /// Do not heal first what a replica lacks
+    #[arg(long)]
+    pub no_heal: bool,
     /// Say what would be done; write nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -105,7 +109,7 @@ pub async fn run(context: &Context, arguments: BackupArguments) -> Result<Outcom
     let mut outcome = Outcome::success();
     let several = runs.len() > 1;
     for what in runs {
-        match one(context, &settings, &what, &unlock).await {
+        match one(context, &settings, &what, &unlock, !arguments.no_heal).await {
             Ok(done) => outcome.join(done),
             Err(failure) if !several => return Err(failure),
             Err(failure) => {
@@ -194,9 +198,18 @@ fn when(text: Option<&str>, now: Time) -> Result<(Option<Time>, i32), Failure> {
 }
 
 /// One backup.
-async fn one(context: &Context, settings: &Settings, what: &BackupSettings, unlock: &Unlock) -> Result<Outcome, Failure> {
+async fn one(
+    context: &Context,
+    settings: &Settings,
+    what: &BackupSettings,
+    unlock: &Unlock,
+    heal: bool,
+) -> Result<Outcome, Failure> {
     let access = if what.dry_run { Access::Read } else { Access::Write };
     let repository = context.open(settings, unlock, access).await?;
+    if heal && !what.dry_run {
+        small_gaps(context, settings, &repository).await;
+    }
     let progress = Progress::default();
     let began = context.env.now();
     let result = {

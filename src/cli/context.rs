@@ -13,6 +13,7 @@ use crate::cli::prompt;
 use crate::clock::Env;
 use crate::config::resolve::resolve;
 use crate::config::{ConfigError, Environment, Overrides, Settings, StoreChoice};
+use crate::lifecycle::heal::HealError;
 use crate::progress::Stop;
 use crate::replica::Member;
 use crate::repository::error::{Fault, RepositoryError};
@@ -76,6 +77,17 @@ impl From<RestoreError> for Failure {
             RestoreError::Settings(_) => Fault::Usage,
             RestoreError::Target(_) => Fault::Failed,
             RestoreError::Interrupted => Fault::Interrupted,
+        };
+        Failure::new(fault, chain(&e))
+    }
+}
+
+impl From<HealError> for Failure {
+    fn from(e: HealError) -> Failure {
+        let fault = match &e {
+            HealError::Repository(e) => e.fault,
+            HealError::Settings(_) => Fault::Usage,
+            HealError::Interrupted => Fault::Interrupted,
         };
         Failure::new(fault, chain(&e))
     }

@@ -9,6 +9,7 @@ pub mod backup;
 pub mod completions;
 pub mod context;
 pub mod exit;
+pub mod heal;
 pub mod init;
 pub mod key;
 pub mod ls;
@@ -99,6 +100,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<Outcome, Failur
         Command::Ls(arguments) => ls::run(context, arguments).await,
         Command::Restore(arguments) => restore::run(context, arguments).await,
         Command::Verify(arguments) => verify::run(context, arguments).await,
+        Command::Heal(arguments) => heal::run(context, arguments).await,
         Command::Status(arguments) => status::run(context, arguments).await,
         Command::Key(arguments) => key::run(context, arguments).await,
         Command::Completions(arguments) => completions::run(context, arguments),

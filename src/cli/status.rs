@@ -24,9 +24,10 @@ pub async fn run(context: &Context, _: StatusArguments) -> Result<Outcome, Failu
         }));
     } else {
         output.line(format_args!("repository {id}"));
-        let head = ["replica", "state", "snapshots", "missing", "packs", "bytes", "distrusted", "log", "last verify", "lies in"];
+        let head =
+            ["replica", "state", "snapshots", "behind by", "", "packs", "bytes", "distrusted", "head", "last verify", "lies in"];
         let rows: Vec<_> = std::iter::once(head.map(str::to_owned).to_vec()).chain(replicas.iter().map(row)).collect();
-        table(&rows, &[2, 3, 4, 5, 6]).iter().for_each(|line| {
+        table(&rows, &[2, 3, 4, 5, 6, 7]).iter().for_each(|line| {
             output.line(line);
         });
     }
@@ -57,10 +58,11 @@ fn state(replica: &ReplicaStatus) -> &'static str {
 fn row(replica: &ReplicaStatus) -> Vec<String> {
     let mut row = vec![name(replica.name.as_bytes()), state(replica).to_owned()];
     row.extend(match &replica.error {
-        Some(_) => ["-"; 7].map(str::to_owned),
+        Some(_) => ["-"; 8].map(str::to_owned),
         None => [
             replica.snapshots.to_string(),
             replica.missing.to_string(),
+            if replica.missing_bytes == 0 { String::new() } else { size(replica.missing_bytes) },
             replica.packs.to_string(),
             size(replica.bytes),
             replica.distrusted.to_string(),
@@ -77,7 +79,8 @@ fn object(replica: &ReplicaStatus) -> Value {
         "name": replica.name, "url": replica.url, "state": state(replica),
         "error": replica.error.as_ref().map(|(_, why)| why),
         "epoch": replica.epoch, "slot": replica.slot, "head": hex::encode(replica.head),
-        "snapshots": replica.snapshots, "snapshots_missing": replica.missing, "packs": replica.packs, "bytes": replica.bytes,
+        "snapshots": replica.snapshots, "snapshots_missing": replica.missing,
+        "bytes_missing": replica.missing_bytes, "reachable": replica.error.is_none(), "packs": replica.packs, "bytes": replica.bytes,
         "packs_distrusted": replica.distrusted, "last_verify": replica.last_verify.map(rfc3339),
     })
 }

@@ -12,7 +12,7 @@ use crate::chunk::id::ChunkId;
 use crate::format::Hash;
 use crate::format::index::Segment;
 use crate::format::pack::PackKind;
-use crate::replica::Mask;
+use crate::replica::{Mask, REPLICAS_MAX};
 use crate::repository::error::{Fault, RepositoryError};
 use crate::seal::{Compression, FrameShape};
 
@@ -216,6 +216,37 @@ impl ChunkIndex {
                     .fold(Mask::default(), |m, row| m.or(self.packs[self.frames[row.frame as usize].pack as usize].usable()))
             })
             .collect()
+    }
+
+    /// Bytes of packs that others rely on and a replica of `at` does not, by replica index: it lacks at most so much.
+    pub fn lacking_at_most(&self, at: Mask) -> [u64; REPLICAS_MAX] {
+        let mut out = [0; REPLICAS_MAX];
+        for pack in self.packs.iter().filter(|pack| !pack.usable().is_empty()) {
+            at.without(pack.usable()).indices().for_each(|i| out[i] += pack.size);
+        }
+        out
+    }
+
+    /// Stored bytes of chunks that others can rely on and a replica of `at` cannot, by replica index. Looks at every chunk,
+    /// unless all packs are at all replicas: replicas are equal when they hold the same chunks, in whatever packs.
+    pub fn lacking(&self, at: Mask) -> [u64; REPLICAS_MAX] {
+        let most = self.lacking_at_most(at);
+        let suspects = Mask(at.indices().filter(|i| most[*i] > 0).fold(0, |m, i| m | 1 << i));
+        let mut out = [0; REPLICAS_MAX];
+        if suspects.is_empty() {
+            return out;
+        }
+        let usable = |row: &Row| self.packs[self.frames[row.frame as usize].pack as usize].usable();
+        for (key, row) in &self.rows {
+            let more = if self.more.is_empty() { None } else { self.more.get(key) };
+            let at = more.into_iter().flatten().fold(usable(row), |m, row| m.or(usable(row)));
+            if !at.is_empty() {
+                let frame = &self.frames[row.frame as usize];
+                let stored = u64::from(frame.stored) * u64::from(row.length) / u64::from(frame.plain.max(1));
+                suspects.without(at).indices().for_each(|i| out[i] += stored);
+            }
+        }
+        out
     }
 
     fn rows_of(&self, id: &ChunkId) -> impl Iterator<Item = &Row> {

@@ -144,7 +144,7 @@ impl Repository {
     /// The replicas that have a pack, in the order in which to ask: those that trust it first, silent ones last, the
     /// preferred before the others. Content is asked of the least busy among equals, so that a restore draws on all of them
     /// at once; catalogs are small, and come from the same replica as long as it answers.
-    fn order_for(&self, pack: &PackRow) -> Vec<&Replica> {
+    pub(super) fn order_for(&self, pack: &PackRow) -> Vec<&Replica> {
         let mut order = self.set.reading_order(pack.published.and(self.readable()));
         let unanswered = self.unanswered.lock().expect("no panic while answers are counted").clone();
         let load = self.busy.loads();
@@ -157,6 +157,16 @@ impl Repository {
         order
     }
 
+    /// Notes whether a replica answered: damage is an answer, too.
+    pub(super) fn note_answer(&self, replica: usize, fault: Option<&ReadFault>) {
+        match fault {
+            Some(fault) if !fault.is_damage() => {
+                *self.unanswered.lock().expect("no panic while answers are counted").entry(replica).or_default() += 1;
+            }
+            _ => self.answered(replica),
+        }
+    }
+
     fn answered(&self, replica: usize) {
         self.unanswered.lock().expect("no panic while answers are counted").remove(&replica);
     }
@@ -164,11 +174,9 @@ impl Repository {
     /// Notes what a read met. A pack found damaged is not relied on from here on; a replica that does not answer is
     /// counted: a dead one must not be waited for at every frame.
     fn failed(&self, replica: usize, pack: &PackRow, fault: &ReadFault) {
+        self.note_answer(replica, Some(fault));
         if fault.is_damage() {
-            self.answered(replica);
             self.index.write().expect("no panic while the index is locked").distrust(replica, &pack.hash, true);
-        } else {
-            *self.unanswered.lock().expect("no panic while answers are counted").entry(replica).or_default() += 1;
         }
         let pack = fault.is_damage().then_some(pack.hash);
         self.meet(Met { replica, pack, what: fault.to_string() });

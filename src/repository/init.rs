@@ -1,6 +1,8 @@
 //! Making a repository. Whoever creates the descriptor at the first store (in URL order) decides; losers adopt it.
 //! Every step can be repeated: a run that was cut off is finished by the next.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use futures::StreamExt;
 
@@ -9,8 +11,10 @@ use crate::clock::Env;
 use crate::format::descriptor::Descriptor;
 use crate::format::key_slot::Generation;
 use crate::format::{Hash, object_hash};
+use crate::replica::patience::while_it_answers;
 use crate::replica::write::put_proven;
 use crate::replica::{Mask, Member, Replica, ReplicaSet, ReplicaSettings};
+use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::keyring::{self, Keyring, Unlock};
 use crate::repository::layout::{self, Class};
@@ -69,7 +73,7 @@ pub async fn init(
     }
     let set = ReplicaSet::new(members, ReplicaSettings::default());
     let mut failed: Vec<(String, Fault, String)> =
-        set.closed.iter().map(|(name, _, e)| (name.clone(), Fault::Failed, e.to_string())).collect();
+        set.closed.iter().map(|(name, _, e)| (name.clone(), RepositoryError::from_kind(e.kind), e.story())).collect();
     let mut found: Vec<(usize, Bytes, Descriptor)> = Vec::new();
     let mut absent: Vec<&Replica> = Vec::new();
     for replica in &set.replicas {
@@ -120,7 +124,7 @@ pub async fn init(
         if failed.iter().any(|(name, _, _)| *name == replica.name) {
             continue;
         }
-        match complete(env, &set, mask, replica, &keyring, &stored, &descriptor).await {
+        match complete(env, &set, mask, replica, &keyring, &stored, &descriptor, &BTreeSet::new()).await {
             Ok((what, note)) => {
                 notes.extend(note);
                 // The next ones can have the keys from here, too: the store that decided may fail on the way.
@@ -199,6 +203,7 @@ async fn refuse_foreign(replica: &Replica) -> Result<(), RepositoryError> {
 }
 
 /// Brings keys, descriptor and genesis to one store.
+#[allow(clippy::too_many_arguments)]
 async fn complete(
     env: &Env,
     set: &ReplicaSet,
@@ -207,6 +212,7 @@ async fn complete(
     keyring: &std::sync::Arc<Keyring>,
     stored: &Bytes,
     descriptor: &Descriptor,
+    revoked: &BTreeSet<Hash>,
 ) -> Result<(String, Option<String>), RepositoryError> {
     let had = replica.store.stat(&layout::descriptor()).await?.is_some();
     if !had {
@@ -215,6 +221,9 @@ async fn complete(
     for key in [&descriptor.key_slot, &descriptor.generation] {
         let hash = Hash::try_from(key.as_ref()).unwrap_or_default();
         let name = layout::hashed(Class::Key, &hash);
+        if revoked.contains(&hash) {
+            continue;
+        }
         if replica.store.stat(&name).await?.is_none() {
             let (bytes, _) = crate::replica::read::read_any(set, from, &name, None, async |bytes: Bytes| {
                 if object_hash(&bytes) == hash { Ok(bytes) } else { Err("its bytes do not match its name".into()) }
@@ -258,4 +267,39 @@ async fn complete(
         (false, _) => "created",
     };
     Ok((what.into(), note))
+}
+
+impl Repository {
+    /// The stores that answer and are no replica yet: no descriptor, or a log that has not begun.
+    pub fn unbegun(&self) -> Mask {
+        let begun = |i: &usize| !self.fault(*i).is_some_and(|(fault, _)| fault == Fault::NoRepository);
+        Mask(self.set.all().indices().filter(|i| !begun(i)).fold(0, |m, i| m | 1 << i))
+    }
+
+    /// Makes an empty store a replica of this repository: keys that were not withdrawn, descriptor, genesis. The repository
+    /// must be opened anew to write to it. A store that holds anything else is refused ([`Fault::Usage`]).
+    pub async fn begin(&self, index: usize) -> Result<(), RepositoryError> {
+        let replica = &self.set.replicas[index];
+        let mut stored = None;
+        for other in self.set.reading_order(self.readable()) {
+            match descriptor_at(other).await {
+                Ok(Some((bytes, found))) if found == *self.descriptor() => stored = Some(bytes),
+                _ => continue,
+            }
+            break;
+        }
+        let stored = stored.ok_or_else(|| RepositoryError::new(Fault::Integrity, "the descriptor can be read from no store"))?;
+        let patience = self.set.settings.stall;
+        let work = async {
+            if descriptor_at(replica).await?.is_none() {
+                refuse_foreign(replica).await?;
+            }
+            // Before the descriptor: whoever finds that must find the keys.
+            self.copy_keys(Mask::one(index)).await.into_iter().try_for_each(|(_, copied)| copied.map(drop))?;
+            let revoked = self.revoked().await;
+            complete(&self.env, &self.set, self.readable(), replica, &self.keyring, &stored, self.descriptor(), &revoked).await
+        };
+        while_it_answers(&self.env, replica, patience, "making it a replica", work).await??;
+        Ok(())
+    }
 }

@@ -1,11 +1,15 @@
 //! Key slots: listed, added, withdrawn.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use crate::format::key_slot::{self, Generation, KeySlot};
 use crate::format::record::{Action, Revoke};
 use crate::format::{Hash, object_hash};
+use crate::replica::Mask;
+use crate::replica::read::read_any;
 use crate::replica::write::put_proven;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
@@ -13,6 +17,7 @@ use crate::repository::keyring::{self, Unlock};
 use crate::repository::layout::{self, Class};
 use crate::repository::open::floor;
 use crate::seal::key::KdfParams;
+use crate::store::error::StoreError;
 
 /// A key slot, as listed.
 #[derive(Clone, Debug)]
@@ -131,6 +136,60 @@ impl Repository {
         }
         self.quorum("the withdrawal", done, errors)?;
         Ok(id)
+    }
+
+    /// Key slots that some readable log withdrew.
+    pub async fn revoked(&self) -> BTreeSet<Hash> {
+        let mut revoked = BTreeSet::new();
+        for index in self.readable().indices() {
+            if let Some(log) = self.log(index).await {
+                revoked.extend(&log.state.revoked);
+            }
+        }
+        revoked
+    }
+
+    /// Brings the key slots and generation secrets of this repository that were not withdrawn to the replicas of `to` that
+    /// lack them; gives how many each of those got, or why it could not.
+    pub async fn copy_keys(&self, to: Mask) -> Vec<(usize, Result<u64, RepositoryError>)> {
+        let revoked = self.revoked().await;
+        let mut held: BTreeMap<Hash, Mask> = BTreeMap::new();
+        let mut out: Vec<(usize, Result<u64, RepositoryError>)> = to.indices().map(|i| (i, Ok(0))).collect();
+        for index in self.readable().or(to).indices() {
+            let listed: Result<Vec<_>, StoreError> =
+                self.set.replicas[index].store.list(layout::prefix(Class::Key)).try_collect().await;
+            match (listed, out.iter_mut().find(|(i, _)| *i == index)) {
+                (Ok(infos), _) => infos.iter().filter_map(|info| layout::parse_hashed(&info.name)).for_each(|(_, id)| {
+                    let at = held.entry(id).or_default();
+                    *at = at.or(Mask::one(index));
+                }),
+                (Err(e), Some((_, told))) => *told = Err(e.into()),
+                // The others have the same keys, or it is none the worse.
+                (Err(_), None) => {}
+            }
+        }
+        for (id, at) in held.into_iter().filter(|(id, at)| !revoked.contains(id) && !at.covers(to)) {
+            let name = layout::hashed(Class::Key, &id);
+            let ours =
+                async |stored: Bytes| if self.is_key(&id, &stored) { Ok(stored) } else { Err("it is no key of ours".into()) };
+            let (Some(stored), _) = read_any(&self.set, at.and(self.readable()), &name, None, ours).await else { continue };
+            for (index, told) in out.iter_mut().filter(|(index, _)| !at.has(*index)) {
+                if let Ok(count) = told {
+                    match put_proven(&self.set.replicas[*index], &name, &stored).await {
+                        Ok(_) => *count += 1,
+                        Err(e) => *told = Err(e.into()),
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    /// Whether an object is a generation secret or a key slot of this repository, and whole.
+    fn is_key(&self, id: &Hash, stored: &Bytes) -> bool {
+        let slot = || KeySlot::decode(stored).is_ok_and(|slot| slot.info.repository_id == self.id());
+        let generation = || Generation::decode(stored, &self.keyring.keys.wrap, &self.id()).is_ok();
+        object_hash(stored) == *id && if Generation::is_one(stored) { generation() } else { slot() }
     }
 
     fn quorum(&self, what: &str, done: usize, errors: Vec<String>) -> Result<(), RepositoryError> {

@@ -319,7 +319,7 @@ impl Log {
             let Some(replica_id) = self.state.replica_id else {
                 return Err(RepositoryError::new(
                     Fault::NoRepository,
-                    format!("store {}: the log has no genesis: run init", self.replica.name),
+                    format!("store {}: the log has no genesis: run `holdfast heal`", self.replica.name),
                 ));
             };
             verify(&self.state)?;

@@ -2,7 +2,7 @@
 //!
 //! What is here: where each kind of object lies (`layout`), the keys (`keyring`), the commit log of each replica and its
 //! folded state (`log`, `state`, `checkpoints`), where chunks are (`chunk_index`), and the doors through which the
-//! activities read and write (`open`, `snapshots`, `reader`, `writer`, `keys`, `status`). What comes in: plaintext chunks,
+//! activities read and write (`open`, `snapshots`, `reader`, `packs`, `writer`, `keys`, `status`). What comes in: plaintext chunks,
 //! snapshots, secrets. What goes out: the same, verified, and receipts. What never happens here: a source, a target, a
 //! policy, a provider.
 
@@ -18,6 +18,7 @@ pub mod layout;
 pub mod log;
 pub mod notes;
 pub mod open;
+pub mod packs;
 mod probe;
 pub mod reader;
 pub mod snapshots;
@@ -31,6 +32,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use bytes::Bytes;
+use futures::future::join_all;
 use tokio::sync::OnceCell;
 
 use crate::chunk::split::ChunkerSpec;
@@ -38,6 +40,7 @@ use crate::clock::Env;
 use crate::format::Hash;
 use crate::format::descriptor::Descriptor;
 use crate::format::record::Head as RecordHead;
+use crate::replica::patience::while_it_answers;
 use crate::replica::{Mask, ReplicaSet};
 use crate::repository::chunk_index::ChunkIndex;
 use crate::repository::error::{Fault, RepositoryError};
@@ -115,7 +118,8 @@ impl Repository {
     /// operator's mistake, a replica whose log could not be read fails as it did.
     pub fn read_only_from(&self, name: &str) -> Result<(), RepositoryError> {
         if let Some((_, _, e)) = self.set.closed.iter().find(|(closed, _, _)| closed == name) {
-            return Err(RepositoryError::new(RepositoryError::from_kind(e.kind), format!("store {name} cannot be opened: {e}")));
+            let why = format!("store {name} cannot be opened: {}", e.story());
+            return Err(RepositoryError::new(RepositoryError::from_kind(e.kind), why));
         }
         let Some(replica) = self.set.replicas.iter().find(|r| r.name == name) else {
             return Err(RepositoryError::new(Fault::Usage, format!("there is no store {name:?}")));
@@ -176,6 +180,18 @@ impl Repository {
     /// What reads met so far, taken out.
     pub fn take_met(&self) -> Vec<Met> {
         std::mem::take(&mut *self.met.lock().expect("no panic while notes are locked"))
+    }
+
+    /// Reads what was appended to the readable logs since, as far as they answer, and tells the index what is void now.
+    pub async fn catch_up(&self) {
+        let refresh = async |index: usize| {
+            let Some(mut log) = self.log(index).await else { return };
+            let (replica, patience) = (&self.set.replicas[index], self.set.settings.stall);
+            // A log that does not answer now is judged where it is written to.
+            let _ = while_it_answers(&self.env, replica, patience, "reading its log", log.refresh()).await;
+            self.mark(index, &log.state);
+        };
+        join_all(self.readable().indices().map(refresh)).await;
     }
 
     /// Notes what a read met. From now on nothing in this process relies on a pack that is damaged.

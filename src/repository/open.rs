@@ -62,19 +62,18 @@ pub(super) fn floor(lowered: bool) -> KdfFloor {
 /// What one store says about the repository it holds.
 pub(super) async fn descriptor_at(replica: &Replica) -> Result<Option<(Bytes, Descriptor)>, RepositoryError> {
     let name = layout::descriptor();
-    let mut read = replica.store.get(&name, None).await;
-    if read.as_ref().is_err_and(|e| e.kind == StoreErrorKind::NotFound)
-        && replica.store.stat(&layout::slot(1, 1)).await?.is_some()
-    {
-        // Another init may have written both in between: who sees the log sees the descriptor, if it is there.
-        read = replica.store.get(&name, None).await;
-    }
-    let stored = match read {
+    let stored = match replica.store.get(&name, None).await {
         Ok(stored) => stored,
         Err(e) if e.kind == StoreErrorKind::NotFound => {
             // A log begins after the descriptor was written: where there is one, this is no empty place.
             if replica.store.stat(&layout::slot(1, 1)).await?.is_none() {
                 return Ok(None);
+            }
+            // Both may have come since: only a descriptor that is absent while there is a log was lost.
+            match replica.store.get(&name, None).await {
+                Ok(stored) => return decoded(replica, stored),
+                Err(e) if e.kind == StoreErrorKind::NotFound => {}
+                Err(e) => return Err(e.into()),
             }
             return Err(RepositoryError::new(
                 Fault::Integrity,
@@ -83,6 +82,11 @@ pub(super) async fn descriptor_at(replica: &Replica) -> Result<Option<(Bytes, De
         }
         Err(e) => return Err(e.into()),
     };
+    decoded(replica, stored)
+}
+
+fn decoded(replica: &Replica, stored: Bytes) -> Result<Option<(Bytes, Descriptor)>, RepositoryError> {
+    let name = layout::descriptor();
     match Descriptor::decode(&stored) {
         Ok(descriptor) => Ok(Some((stored, descriptor))),
         Err(e) if e.is_unsupported() => {
@@ -110,14 +114,6 @@ pub fn worst(faults: impl IntoIterator<Item = Fault>) -> Option<Fault> {
     faults.into_iter().min_by_key(|f| ORDER.iter().position(|o| o == f))
 }
 
-fn fault_of(e: &StoreError) -> Fault {
-    match e.kind {
-        StoreErrorKind::Denied => Fault::Denied,
-        StoreErrorKind::Corrupt => Fault::Integrity,
-        _ => Fault::Failed,
-    }
-}
-
 impl Repository {
     /// Opens the repository that lies at `members`. A store's own fault only takes that store out (see
     /// [`Repository::fault`]); it is an error when nothing can be opened at all.
@@ -138,7 +134,7 @@ impl Repository {
             match answer.map_err(RepositoryError::from).and_then(|found| found) {
                 Ok(Some((stored, descriptor))) => found.push((replica.index, descriptor, stored)),
                 Ok(None) => {
-                    let why = format!("store {}: holds no repository yet: run init", replica.name);
+                    let why = format!("store {}: holds no repository yet", replica.name);
                     faults.insert(replica.index, (Fault::NoRepository, why));
                 }
                 Err(e) => {
@@ -155,6 +151,9 @@ impl Repository {
                 Fault::Usage,
                 format!("stores {} and {} hold different repositories: name only stores of one", name(found[0].0), name(*other)),
             ));
+        }
+        for (_, why) in faults.values_mut().filter(|(fault, _)| *fault == Fault::NoRepository) {
+            why.push_str(": run `holdfast heal` to make it a replica");
         }
         let mask = Mask(found.iter().fold(0, |m, (i, _, _)| m | 1 << i));
         let (keyring, met) =
@@ -239,7 +238,7 @@ pub(super) fn story(e: &RepositoryError) -> String {
 fn nothing_found(set: &ReplicaSet, faults: &BTreeMap<usize, (Fault, String)>) -> RepositoryError {
     let closed = set.closed.iter().map(|(_, _, e)| {
         let missing = e.kind == StoreErrorKind::NotFound;
-        (if missing { Fault::NoRepository } else { fault_of(e) }, format!("{e}"))
+        (if missing { Fault::NoRepository } else { RepositoryError::from_kind(e.kind) }, e.story())
     });
     let all: Vec<_> = faults.values().cloned().chain(closed).collect();
     if all.iter().all(|(fault, _)| *fault == Fault::NoRepository) {
@@ -290,7 +289,7 @@ async fn audit(
             faults.insert(index, (damage.fault, damage.why.clone()));
         }
         if id.is_none() {
-            let why = format!("store {name}: its log has not begun: run init");
+            let why = format!("store {name}: its log has not begun: run `holdfast heal` to make it a replica");
             faults.entry(index).or_insert((Fault::NoRepository, why));
         }
         for head in heads {

@@ -40,6 +40,17 @@ pub struct LiveSnapshot {
     pub slot: u64,
 }
 
+/// A snapshot with the very bytes that hold it.
+#[derive(Clone, Debug)]
+pub struct SnapshotObject {
+    /// The object's name.
+    pub name: Hash,
+    /// Its stored bytes.
+    pub stored: Bytes,
+    /// What they say.
+    pub snapshot: Snapshot,
+}
+
 /// How many snapshot objects are read at once.
 const AT_ONCE: usize = 16;
 
@@ -67,7 +78,7 @@ impl Repository {
 
     /// Reads the object of a snapshot; `None` when no replica has it whole (what was met is noted).
     pub async fn view(&self, live: &LiveSnapshot) -> Option<SnapshotView> {
-        let snapshot = self.read_snapshot(&live.id, &live.objects).await?;
+        let snapshot = self.snapshot_object(live).await?.snapshot;
         let replicas = live.mask.indices().map(|i| self.set.replicas[i].name.clone()).collect();
         Some(SnapshotView { snapshot, id: live.id, mask: live.mask, replicas })
     }
@@ -133,23 +144,27 @@ impl Repository {
         }
     }
 
-    async fn read_snapshot(&self, id: &Hash, objects: &BTreeMap<Hash, Mask>) -> Option<Snapshot> {
-        for (object, mask) in objects {
+    /// The stored object of a snapshot; `None` when no replica has it whole (what was met is noted).
+    pub async fn snapshot_object(&self, live: &LiveSnapshot) -> Option<SnapshotObject> {
+        for (object, mask) in &live.objects {
             let name = layout::hashed(Class::Snapshot, object);
-            let (snapshot, met) = read_any(&self.set, *mask, &name, None, async |bytes: Bytes| {
-                if object_hash(&bytes) != *object {
+            let (found, met) = read_any(&self.set, *mask, &name, None, async |stored: Bytes| {
+                if object_hash(&stored) != *object {
                     return Err("its bytes do not match its name".to_owned());
                 }
-                let snapshot = Snapshot::decode(&bytes, &self.keyring.keys.log, &self.keyring.repository_id)
+                let snapshot = Snapshot::decode(&stored, &self.keyring.keys.log, &self.keyring.repository_id)
                     .map_err(|e| crate::repository::log::chain(&e))?;
-                if snapshot.id[..] == id[..] { Ok(snapshot) } else { Err("it is of another snapshot".to_owned()) }
+                match snapshot.id[..] == live.id[..] {
+                    true => Ok(SnapshotObject { name: *object, stored, snapshot }),
+                    false => Err("it is of another snapshot".to_owned()),
+                }
             })
             .await;
             for (replica, fault) in met {
                 self.meet(Met { replica, pack: None, what: fault.to_string() });
             }
-            if snapshot.is_some() {
-                return snapshot;
+            if found.is_some() {
+                return found;
             }
         }
         None

@@ -26,6 +26,8 @@ pub struct ReplicaStatus {
     pub snapshots: u64,
     /// Snapshots that others hold and it does not.
     pub missing: u64,
+    /// Bytes that others can rely on and it cannot, as they are stored there.
+    pub missing_bytes: u64,
     /// Packs that its log relies on.
     pub packs: u64,
     /// Bytes in them.
@@ -48,6 +50,11 @@ impl Repository {
             }
         }
         let wanted: BTreeSet<Hash> = all.difference(&forgotten).copied().collect();
+        let (lacking, held) = {
+            let chunks = index.read().expect("no panic while the index is locked");
+            let held: u64 = chunks.packs().iter().filter(|p| !p.usable().is_empty()).map(|p| p.size).sum();
+            (chunks.lacking(self.readable()), held)
+        };
         let mut out = Vec::new();
         for replica in &self.set.replicas {
             let mut status = ReplicaStatus {
@@ -59,6 +66,7 @@ impl Repository {
                 head: [0; 32],
                 snapshots: 0,
                 missing: wanted.len() as u64,
+                missing_bytes: held,
                 packs: 0,
                 bytes: 0,
                 distrusted: 0,
@@ -70,6 +78,7 @@ impl Repository {
                 let held = wanted.iter().filter(|id| state.snapshots.contains_key(*id)).count();
                 status.snapshots = held as u64;
                 status.missing = (wanted.len() - held) as u64;
+                status.missing_bytes = lacking[replica.index];
                 status.distrusted = state.distrusted.len() as u64;
                 status.last_verify = state.last_verify.map(|s| Time(s.saturating_mul(1_000_000_000)));
                 let chunks = index.read().expect("no panic while the index is locked");
@@ -84,12 +93,13 @@ impl Repository {
             out.push(ReplicaStatus {
                 name: name.clone(),
                 url: url.clone(),
-                error: Some((Fault::Failed, e.to_string())),
+                error: Some((RepositoryError::from_kind(e.kind), e.story())),
                 epoch: 0,
                 slot: 0,
                 head: [0; 32],
                 snapshots: 0,
                 missing: wanted.len() as u64,
+                missing_bytes: held,
                 packs: 0,
                 bytes: 0,
                 distrusted: 0,

@@ -51,6 +51,16 @@ impl StoreError {
         self.source = Some(source.into());
         self
     }
+    /// The error and what the store or the system said, in one line: the fix, where there is one, stands in there.
+    pub fn story(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        text
+    }
     /// Whether the same request may succeed when sent again.
     pub fn is_transient(&self) -> bool {
         matches!(

@@ -150,7 +150,7 @@ pub async fn run(
     }
     let mut report = VerifyReport { replicas: examined.into_iter().map(|e| e.report).collect(), ..VerifyReport::default() };
     for (name, _, e) in set.closed.iter().filter(|(name, ..)| wanted(name)) {
-        let (fault, why) = (RepositoryError::from_kind(e.kind), e.to_string());
+        let (fault, why) = (RepositoryError::from_kind(e.kind), e.story());
         report.replicas.push(ReplicaVerified {
             name: name.clone(),
             unreachable: Some(why),

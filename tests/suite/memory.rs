@@ -18,10 +18,11 @@ use holdfast::restore::{self, RestoreSettings};
 use holdfast::seal::key::{KdfParams, Secret};
 use holdfast::store::directory::DirectoryStore;
 use holdfast::store::memory::MemoryStore;
+use holdfast::store::meter::Operation;
 use holdfast::store::settings::StoreSettings;
 use holdfast::store::{Store, wrap};
 
-use crate::support::faulty_store::{Fault, FaultyStore};
+use crate::support::faulty_store::{Call, Fault, FaultyStore};
 use crate::support::generated::{Generated, Grain};
 
 const MIB: u64 = 1 << 20;
@@ -85,6 +86,8 @@ struct Case {
     folder: PathBuf,
     stores: usize,
     delay: Duration,
+    /// The last store takes a few packs and then nothing.
+    stalls: bool,
     settings: BackupSettings,
     sources: Vec<Given>,
 }
@@ -97,6 +100,7 @@ fn case(name: &'static str, folder: &Path) -> Case {
         folder: folder.to_owned(),
         stores: 1,
         delay: Duration::ZERO,
+        stalls: false,
         settings: BackupSettings::default(),
         sources: Vec::new(),
     };
@@ -116,6 +120,13 @@ fn case(name: &'static str, folder: &Path) -> Case {
             let size = sized(512 * MIB, 4 << 30);
             let delay = Duration::from_millis(200);
             Case { stores: 3, delay, sources: given(Generated::new(3, Grain::Random, move |_| size / 3)), ..plain }
+        }
+        "stalled_store" => {
+            let (size, delay) = (sized(512 * MIB, 4 << 30), Duration::from_millis(200));
+            // Small packs: patience with a store grows with what it has to take.
+            let settings = BackupSettings { data_pack: 2 << 20, ..plain.settings };
+            let sources = given(Generated::new(3, Grain::Random, move |_| size / 3));
+            Case { stores: 3, delay, stalls: true, settings, sources, ..plain }
         }
         "million_names" => Case { sources: given(Generated::new(1_000_000, Grain::Mixed, |_| 0)), ..plain },
         "million_files" => {
@@ -152,11 +163,12 @@ async fn repository(env: &Env, case: &Case) -> Repository {
                 return Arc::new(store) as Arc<dyn Store>;
             }
             let store = Arc::new(MemoryStore::discarding(env, &label));
-            let delay = case.delay;
+            let (delay, stalls) = (case.delay, case.stalls && i + 1 == case.stores);
             if delay.is_zero() {
                 store as Arc<dyn Store>
             } else {
-                Arc::new(FaultyStore::new(env, store, move |_| Fault::Delay(delay)))
+                let stalled = move |c: &Call| stalls && c.operation == Operation::Put && c.nth > 20;
+                Arc::new(FaultyStore::new(env, store, move |c| if stalled(c) { Fault::Stall } else { Fault::Delay(delay) }))
             }
         })
         .collect();
@@ -173,7 +185,8 @@ async fn repository(env: &Env, case: &Case) -> Repository {
     if case.doing != Doing::Restore {
         init(env, members(), &settings, &unlock).await.unwrap();
     }
-    let replicas = ReplicaSettings { write_quorum: Some(case.stores), ..ReplicaSettings::default() };
+    let (quorum, stall) = (case.stores - usize::from(case.stalls), Duration::from_secs(if case.stalls { 5 } else { 60 }));
+    let replicas = ReplicaSettings { write_quorum: Some(quorum), stall, ..ReplicaSettings::default() };
     let settings = OpenSettings { replicas, lowered_kdf: true, ..OpenSettings::default() };
     Repository::open(env, members(), settings, &unlock, Access::Write).await.unwrap()
 }
@@ -207,6 +220,8 @@ async fn backed_up(repository: &Repository, case: &mut Case) -> (u64, u64) {
     let report: BackupReport =
         backup::run_sources(repository, &case.settings, sources, &Progress::default(), &Stop::default()).await.unwrap();
     assert_eq!((report.errors, report.partial), (0, false), "{:?}", report.problems);
+    let committed = report.replicas.iter().filter(|r| r.committed).count();
+    assert_eq!(committed, case.stores - usize::from(case.stalls), "{:?}", report.replicas);
     let s = &report.statistics;
     (s.files + s.directories, s.bytes_read)
 }
@@ -260,6 +275,7 @@ cases! {
     many_readers
     small_budget
     slow_stores
+    stalled_store
     million_names
     million_files
 }

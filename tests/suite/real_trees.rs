@@ -19,7 +19,7 @@ fn holdfast(home: &Path, words: &[&str]) {
 }
 
 /// What rsync would change to make `restored` like `source`; nothing, if all is well.
-fn difference(source: &Path, restored: &Path) -> String {
+pub fn difference(source: &Path, restored: &Path) -> String {
     let out = Command::new("rsync")
         .args(["-nacHAXS", "--numeric-ids", "--delete", "--itemize-changes"])
         .arg(format!("{}/", source.display()))
@@ -30,7 +30,8 @@ fn difference(source: &Path, restored: &Path) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
-fn has_rsync() -> bool {
+/// Whether rsync is there; says so if not.
+pub fn has_rsync() -> bool {
     let there = Command::new("rsync").arg("--version").output().is_ok();
     if !there {
         eprintln!("ignored: rsync is not on PATH");

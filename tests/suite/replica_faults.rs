@@ -673,7 +673,7 @@ async fn an_empty_store_beside_a_repository_is_named_completed_and_filled() {
     let report = stage.backup(stage.members(), source.path()).await.expect("two of three are enough");
     let (why, class) = only_behind(&report, "c");
     assert_eq!(class, Some(Class::NoRepository));
-    assert!(why.contains("run init"), "{why}");
+    assert!(why.contains("run `holdfast heal`"), "{why}");
     assert!(stage.names_at(2, "").await.is_empty(), "a backup makes no repository");
 
     let made = stage.init().await;
@@ -716,7 +716,6 @@ async fn below_the_set_rate_is_left_behind() {
 }
 
 /// A slow replica holds the run back; it does not pile up what it cannot take.
-#[ignore = "known: the slow replica is left behind after 60 s at its index since buffers are used again; to be looked into"]
 #[tokio::test(start_paused = true)]
 async fn what_is_in_flight_stays_within_the_budget() {
     let stage = Stage::new(30);
@@ -731,7 +730,12 @@ async fn what_is_in_flight_stays_within_the_budget() {
             // Weighed from the outside, too: what waits for the slow one counts.
             let member = stage.wrapped(stage.names[at], Arc::new(slow));
             let Ok(open) = member.store else { panic!("it was just opened") };
-            stage.member(stage.names[at], Arc::new(Weighed { inner: open.store, scale: scale.clone() }))
+            let mut member = stage.member(stage.names[at], Arc::new(Weighed { inner: open.store, scale: scale.clone() }));
+            // The inner meter: by it a slow replica is told from a silent one.
+            if let Ok(store) = &mut member.store {
+                store.meter = open.meter;
+            }
+            member
         })
         .collect();
     let repository = stage.open_at(members, ReplicaSettings::default()).await.expect("all answer");

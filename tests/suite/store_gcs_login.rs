@@ -79,6 +79,9 @@ fn child(url: &StoreUrl, login: &str, object: &str, timeout: u32, environment: &
 
 const ACCOUNT: &str = "backup@project.iam.gserviceaccount.com";
 
+/// A name, the login, the environment, and the token that must arrive (of a signed one, its first letters).
+type Way<'a> = (&'a str, String, Vec<(&'a str, &'a str)>, &'a str);
+
 #[test]
 fn every_way_to_log_in() {
     let (authority, tokens, home) = (Authority::new(), TokenServer::start(), tempfile::tempdir().unwrap());
@@ -118,8 +121,7 @@ fn every_way_to_log_in() {
     let metadata = ("GCE_METADATA_HOST", metadata.as_str());
     let named = ("GOOGLE_APPLICATION_CREDENTIALS", external.as_str());
     let at_home = ("HOME", home.path().to_str().unwrap());
-    // A name, the login, the environment, and the token that must arrive (of a signed one, its first letters).
-    let ways: Vec<(&str, String, Vec<(&str, &str)>, &str)> = vec![
+    let ways: Vec<Way> = vec![
         ("found-file", "found".into(), vec![named, at_home, metadata], "by-exchange"),
         ("found-at-home", "found".into(), vec![at_home, metadata], "by-refresh"),
         ("found-metadata", "found".into(), vec![metadata], "by-metadata"),

@@ -264,6 +264,13 @@ impl S3Store {
                 Ok(Some(ObjectInfo { name: name.clone(), size, modified: time(answer.last_modified()) }))
             }
             Err(e) => match self.fault(Verb::Stat, &key, &e) {
+                // Expired credentials, a wrong clock, a missing permission: which one it is, only a body can say.
+                fault if matches!(fault.kind, StoreErrorKind::Invalid | StoreErrorKind::Denied) => {
+                    let asked = self.client.get_object().bucket(&self.bucket.name).key(&key).range("bytes=0-0").send().await;
+                    let said = asked.err().map(|e| self.fault(Verb::Stat, &key, &e));
+                    let said = said.filter(|said| said.kind == fault.kind || said.kind == StoreErrorKind::Denied);
+                    Err(self.error(Verb::Stat, name, said.unwrap_or(fault)))
+                }
                 fault if fault.kind != StoreErrorKind::NotFound => Err(self.error(Verb::Stat, name, fault)),
                 _ if self.bucket_seen.load(Ordering::Relaxed) => Ok(None),
                 _ => self.absent(name, &key).await,

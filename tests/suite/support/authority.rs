@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// An authority and the configuration of servers that it vouches for, as `127.0.0.1` and `localhost`.
 pub struct Authority {
     pem: String,
+    der: CertificateDer<'static>,
     config: ServerConfig,
 }
 
@@ -37,7 +38,7 @@ impl Authority {
             .with_no_client_auth()
             .with_single_cert(vec![leaf.der().clone()], secret)
             .expect("the key fits");
-        Authority { pem: certificate.pem(), config }
+        Authority { pem: certificate.pem(), der: certificate.der().clone(), config }
     }
 
     /// Its certificate as a file in `folder`, for whoever is to trust it.
@@ -45,6 +46,15 @@ impl Authority {
         let path = folder.join("authority.pem");
         std::fs::write(&path, &self.pem).expect("written");
         path
+    }
+
+    /// The side of a client that trusts this authority alone.
+    pub fn connector(&self) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).expect("a certificate");
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions();
+        let config = config.expect("the provider knows them").with_root_certificates(roots).with_no_client_auth();
+        TlsConnector::from(Arc::new(config))
     }
 
     /// The server's side of a handshake. The server offers HTTP/2 as well as HTTP/1.1 if `http2`.

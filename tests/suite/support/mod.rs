@@ -5,6 +5,7 @@ use holdfast::store::name::ObjectName;
 
 pub mod authority;
 pub mod aws_tokens;
+pub mod clouds;
 pub mod door;
 pub mod faulty_store;
 pub mod gcs_bucket;
@@ -14,6 +15,7 @@ pub mod gcs_server;
 pub mod gcs_tokens;
 pub mod generated;
 pub mod hostile_writer;
+pub mod proxy;
 pub mod recording_store;
 pub mod replicas;
 pub mod rig;
@@ -23,6 +25,7 @@ pub mod s3_service;
 pub mod seen;
 pub mod source_tree;
 pub mod stage;
+pub mod wire;
 
 /// An object name from a text that is known to be one.
 pub fn name(text: &str) -> ObjectName {

@@ -1,0 +1,171 @@
+//! `holdfast heal`: replicas brought up to date; empty stores made replicas. Also the first step of `backup`, where little is lacking.
+
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::context::{Context, Failure};
+use crate::cli::exit::Outcome;
+use crate::cli::output::{count, duration, name, short, size, table};
+use crate::cli::terminal::Watch;
+use crate::config::Settings;
+use crate::lifecycle::heal::{Extent, HealReport, HealSettings, ReplicaHealed, run as heal};
+use crate::progress::Progress;
+use crate::repository::error::Fault;
+use crate::repository::open::worst;
+use crate::repository::{Access, Repository};
+
+/// Arguments.
+#[derive(Args)]
+pub struct HealArguments {
+    /// The stores to heal; without any, all of them
+    #[arg(value_name = "STORE")]
+    pub stores: Vec<String>,
+    /// Say what would be done; write nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+fn how(settings: &Settings, stores: Vec<String>, extent: Extent, dry_run: bool) -> HealSettings {
+    HealSettings {
+        stores,
+        extent,
+        dry_run,
+        memory: settings.memory,
+        data_pack: settings.backup.data_pack,
+        meta_pack: settings.backup.meta_pack,
+        publish_bytes: settings.backup.publish_bytes,
+        publish_every: settings.backup.publish_every,
+    }
+}
+
+/// Heals, and says what each replica got and what it still lacks.
+pub async fn run(context: &Context, arguments: HealArguments) -> Result<Outcome, Failure> {
+    let settings = context.settings()?;
+    if let Some(unknown) = arguments.stores.iter().find(|name| !settings.stores.iter().any(|store| store.name == **name)) {
+        return Err(Failure::usage(format!("there is no store {unknown:?}")));
+    }
+    let unlock = context.unlock(&settings, false).await?;
+    let access = if arguments.dry_run { Access::Read } else { Access::Write };
+    let mut repository = context.open(&settings, &unlock, access).await?;
+    let wanted = |name: &String| arguments.stores.is_empty() || arguments.stores.contains(name);
+    let mut begun = Vec::new();
+    for index in repository.unbegun().indices() {
+        let replica = &repository.set.replicas[index];
+        if !wanted(&replica.name) {
+            continue;
+        }
+        if !arguments.dry_run {
+            match context.interruptible(repository.begin(index)).await? {
+                Ok(()) => context.output.note(&format!("store {} is a replica now", replica.name)),
+                // A store that holds something else is no replica of this repository, and never will be.
+                Err(e) if e.fault == Fault::Usage => return Err(e.into()),
+                Err(e) => {
+                    context.output.problem("heal", &replica.name, &Failure::from(e).message);
+                    continue;
+                }
+            }
+        }
+        begun.push(replica.name.clone());
+    }
+    if !begun.is_empty() && !arguments.dry_run {
+        drop(repository);
+        repository = context.open(&settings, &unlock, access).await?;
+    }
+    let progress = Progress::default();
+    let result = {
+        let _watch = Watch::start(&context.env, &context.output, &progress, "healing");
+        heal(&repository, &how(&settings, arguments.stores, Extent::Everything, arguments.dry_run), &progress, &context.stop)
+            .await
+    };
+    let report = result?;
+    report.notes.iter().for_each(|note| context.output.note(note));
+    for (id, replica, why) in &report.lost {
+        context.output.problem("heal", &format!("snapshot {} at {replica}", short(id)), why);
+    }
+    match context.output.json {
+        true => {
+            context.output.object(&summary(&report, &begun));
+        }
+        false => print(context, &report),
+    }
+    Ok(outcome(context, &report))
+}
+
+/// Heals what a backup brings up to date first. Whatever comes of it: the backup itself decides who takes part.
+pub async fn small_gaps(context: &Context, settings: &Settings, repository: &Repository) {
+    let progress = Progress::default();
+    let result = {
+        let _watch = Watch::start(&context.env, &context.output, &progress, "healing");
+        heal(repository, &how(settings, Vec::new(), Extent::SmallGaps, false), &progress, &context.stop).await
+    };
+    match result {
+        Ok(report) => {
+            report.notes.iter().for_each(|note| context.output.note(note));
+            for replica in report.replicas.iter().filter(|r| r.snapshots > 0) {
+                let (snapshots, bytes) = (count(replica.snapshots, "snapshot"), size(replica.bytes_sent));
+                context.output.note(&format!("healed store {} first: {snapshots}, {bytes}", replica.name));
+            }
+        }
+        Err(e) => context.output.warn(&format!("healing before the backup: {}", Failure::from(e).message)),
+    }
+}
+
+fn outcome(context: &Context, report: &HealReport) -> Outcome {
+    let mut outcome = Outcome::success();
+    if !report.lost.is_empty() {
+        outcome.join(Outcome::failure(Fault::Integrity, None));
+    }
+    let behind: Vec<&ReplicaHealed> = report.replicas.iter().filter(|r| r.behind.is_some()).collect();
+    for replica in &behind {
+        context.output.problem("heal", &replica.name, replica.behind.as_deref().unwrap_or_default());
+    }
+    if !behind.is_empty() && !report.dry_run {
+        match report.replicas.len() - behind.len() >= report.quorum {
+            true => outcome.behind(),
+            false => {
+                let fault = worst(behind.iter().filter_map(|r| r.fault)).unwrap_or(Fault::Failed);
+                outcome.join(Outcome::failure(fault, context.signal()));
+            }
+        }
+    }
+    outcome
+}
+
+fn summary(report: &HealReport, begun: &[String]) -> serde_json::Value {
+    json!({
+        "message_type": "summary", "dry_run": report.dry_run, "seconds_elapsed": report.duration.as_secs_f64(),
+        "replicas": report.replicas.iter().map(|r| json!({
+            "name": r.name, "new": begun.contains(&r.name), "snapshots_lacked": r.lacked, "snapshots_healed": r.snapshots,
+            "bytes_needed": r.needed, "packs_copied": r.packs_copied, "packs_made": r.packs_made, "bytes_sent": r.bytes_sent,
+            "keys": r.keys, "behind": r.behind,
+        })).collect::<Vec<_>>(),
+        "lost": report.lost.iter().map(|(id, replica, why)| json!({
+            "snapshot_id": hex::encode(id), "replica": replica, "message": why,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn print(context: &Context, report: &HealReport) {
+    let words =
+        ["replica", "lacked", "healed", "packs copied", "packs made", if report.dry_run { "to copy" } else { "sent" }, "state"];
+    let row = |r: &ReplicaHealed| {
+        let state = match (&r.behind, r.lacked + r.needed, report.dry_run) {
+            (Some(_), ..) => "behind",
+            (None, 0, _) => "complete",
+            (None, _, true) => "would be healed",
+            (None, _, false) => "healed",
+        };
+        let bytes = size(if report.dry_run { r.needed } else { r.bytes_sent });
+        let figures = [r.lacked, r.snapshots, r.packs_copied, r.packs_made].map(|n| n.to_string());
+        let mut row = vec![name(r.name.as_bytes())];
+        row.extend(figures);
+        row.extend([bytes, state.to_owned()]);
+        row
+    };
+    let rows: Vec<_> = std::iter::once(words.map(str::to_owned).to_vec()).chain(report.replicas.iter().map(row)).collect();
+    table(&rows, &[1, 2, 3, 4, 5]).iter().for_each(|line| {
+        context.output.line(line);
+    });
+    let what = if report.dry_run { "dry run, nothing was written" } else { "done" };
+    context.output.line(format_args!("{what} in {}", duration(report.duration)));
+}

@@ -1,0 +1,453 @@
+//! Heal: replicas that lack what others hold are brought up to date, and what is damaged gets another place.
+//!
+//! Round by round: snapshots that a target lacks (and, where its log distrusts packs, those that it holds) are walked, oldest
+//! first; what they need and the target cannot rely on is moved and published; then they are committed. A round in which
+//! something did not arrive is followed by another, which sees what the first one learned. Everything published stays, so
+//! a heal that was cut off goes on where it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use crate::format::Hash;
+use crate::format::pack::PackKind;
+use crate::format::record::ObjectClass;
+use crate::lifecycle::closure::Closure;
+use crate::lifecycle::heal_commit::{Pending, commit};
+use crate::lifecycle::heal_plan::{Move, Needs, PackFacts, plan};
+use crate::lifecycle::transfer::Transfer;
+use crate::progress::{Progress, Stop};
+use crate::replica::Mask;
+use crate::repository::Repository;
+use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::snapshots::LiveSnapshot;
+use crate::repository::writer::{Reliance, WriteFault};
+
+/// How often what did not arrive is planned again.
+const ROUNDS: usize = 4;
+/// What is planned at once, in stored bytes of the neediest target: then it is moved, and its snapshots are committed.
+const BATCH: u64 = 1 << 30;
+
+/// How much is to be healed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Snapshots, damage, keys.
+    Everything,
+    /// Snapshots, where a replica lacks no more than `behind_limit`: what a backup does first. Costs no request when no
+    /// replica lacks a snapshot.
+    SmallGaps,
+}
+
+/// What a heal is to do.
+#[derive(Clone, Debug)]
+pub struct HealSettings {
+    /// The replicas to heal; none named: all.
+    pub stores: Vec<String>,
+    /// How much.
+    pub extent: Extent,
+    /// Say what would be done; write nothing.
+    pub dry_run: bool,
+    /// Bytes in flight.
+    pub memory: u64,
+    /// Target size of new data packs in bytes.
+    pub data_pack: u32,
+    /// Target size of new meta packs in bytes.
+    pub meta_pack: u32,
+    /// Publish at least this often, in bytes.
+    pub publish_bytes: u64,
+    /// Publish at least this often, in time.
+    pub publish_every: Duration,
+}
+
+impl Default for HealSettings {
+    fn default() -> HealSettings {
+        HealSettings {
+            stores: Vec::new(),
+            extent: Extent::Everything,
+            dry_run: false,
+            memory: 128 << 20,
+            data_pack: 16 << 20,
+            meta_pack: 4 << 20,
+            publish_bytes: 1 << 30,
+            publish_every: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How one replica came out.
+#[derive(Clone, Debug, Default)]
+pub struct ReplicaHealed {
+    /// Its configured name.
+    pub name: String,
+    /// Snapshots that it lacked.
+    pub lacked: u64,
+    /// Snapshots committed in its log.
+    pub snapshots: u64,
+    /// Stored bytes of the frames that it lacked (as first planned).
+    pub needed: u64,
+    /// Packs copied as they are.
+    pub packs_copied: u64,
+    /// Packs made of frames.
+    pub packs_made: u64,
+    /// Bytes of both.
+    pub bytes_sent: u64,
+    /// Key objects it got.
+    pub keys: u64,
+    /// Why it still lacks something, if it does.
+    pub behind: Option<String>,
+    /// The class of that reason.
+    pub fault: Option<Fault>,
+}
+
+/// What a heal did.
+#[derive(Clone, Debug, Default)]
+pub struct HealReport {
+    /// Each configured replica.
+    pub replicas: Vec<ReplicaHealed>,
+    /// Snapshots that cannot be whole at a replica, since something that they need can be had nowhere: id, replica, why.
+    pub lost: Vec<(Hash, String, String)>,
+    /// Damage that was met on the way, and what else is worth saying.
+    pub notes: Vec<String>,
+    /// Whether nothing was written on purpose.
+    pub dry_run: bool,
+    /// Replicas that have to hold a snapshot.
+    pub quorum: usize,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Why a heal ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum HealError {
+    /// The repository or its stores.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// A setting that cannot be carried out (exit 2).
+    #[error("{0}")]
+    Settings(String),
+    /// Stopped on request. What was published stays, and is not sent again.
+    #[error("interrupted: what was copied so far is not copied again")]
+    Interrupted,
+}
+
+/// An error with its causes, in one line.
+pub(super) fn told(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Heals, once. Stores that are no replica yet are made one before, by [`Repository::begin`].
+pub async fn run(
+    repository: &Repository,
+    settings: &HealSettings,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<HealReport, HealError> {
+    let began = repository.env.elapsed();
+    let set = &repository.set;
+    let known = |name: &String| set.replicas.iter().any(|r| r.name == *name) || set.closed.iter().any(|c| c.0 == *name);
+    if let Some(unknown) = settings.stores.iter().find(|name| !known(name)) {
+        return Err(HealError::Settings(format!("there is no store {unknown:?}")));
+    }
+    let named = set.replicas.iter().filter(|r| settings.stores.is_empty() || settings.stores.contains(&r.name));
+    let named = Mask(named.fold(0, |m, r| m | 1 << r.index));
+    let mut targets = repository.writable();
+    if settings.dry_run {
+        targets = targets.or(repository.unbegun());
+    }
+    repository.index().await?;
+    let mut healing = Healing {
+        repository,
+        settings,
+        stop,
+        progress,
+        targets: targets.and(named),
+        damaged: Mask::default(),
+        transfer: Transfer::new(repository, settings, progress, stop),
+        report: HealReport { dry_run: settings.dry_run, quorum: set.write_quorum(), ..HealReport::default() },
+        healed: BTreeMap::new(),
+        needed: BTreeMap::new(),
+        keys: BTreeMap::new(),
+    };
+    if settings.extent == Extent::SmallGaps && !healing.small_gaps().await? {
+        return Ok(healing.report);
+    }
+    let lacked = healing.lacked().await;
+    if settings.extent == Extent::Everything && !settings.dry_run {
+        for (target, copied) in repository.copy_keys(healing.targets).await {
+            match copied {
+                Ok(count) => drop(healing.keys.insert(target, count)),
+                Err(e) => healing.transfer.leave(target, e.fault, told(&e)),
+            }
+        }
+    }
+    let done = healing.rounds().await;
+    if !settings.dry_run {
+        let notes = repository.record_distrust().await;
+        healing.report.notes.extend(notes);
+        healing.report.notes.extend(repository.save_heads().err());
+    } else {
+        healing.report.notes.extend(repository.take_met().into_iter().map(|met| met.what).take(100));
+    }
+    done?;
+    healing.finish(&lacked).await;
+    healing.report.duration = repository.env.elapsed().saturating_sub(began);
+    Ok(healing.report)
+}
+
+struct Healing<'r> {
+    repository: &'r Repository,
+    settings: &'r HealSettings,
+    stop: &'r Stop,
+    progress: &'r Progress,
+    targets: Mask,
+    /// Targets whose logs distrust packs: the snapshots that they hold are walked, too.
+    damaged: Mask,
+    transfer: Transfer<'r>,
+    report: HealReport,
+    /// Snapshots committed, by target.
+    healed: BTreeMap<usize, u64>,
+    /// Stored bytes that the first round found to be lacking, by target.
+    needed: BTreeMap<usize, u64>,
+    /// Key objects copied, by target.
+    keys: BTreeMap<usize, u64>,
+}
+
+impl Healing<'_> {
+    /// How many live snapshots each replica lacks, by index.
+    async fn lacked(&self) -> BTreeMap<usize, u64> {
+        let mut lacked = BTreeMap::new();
+        for live in self.repository.live().await {
+            for i in self.repository.set.all().without(live.mask).indices() {
+                *lacked.entry(i).or_default() += 1;
+            }
+        }
+        lacked
+    }
+
+    /// Keeps the targets that lack snapshots and little else; `false` when there is none.
+    async fn small_gaps(&mut self) -> Result<bool, HealError> {
+        let lacks = async |healing: &Self| {
+            let lacked = healing.lacked().await;
+            Mask(healing.targets.indices().filter(|i| lacked.contains_key(i)).fold(0, |m, i| m | 1 << i))
+        };
+        if lacks(self).await.is_empty() {
+            return Ok(false);
+        }
+        // Another run may be about to commit there.
+        self.repository.catch_up().await;
+        self.targets = lacks(self).await;
+        let index = self.repository.index().await?;
+        let lacking = index.read().expect("no panic while the index is locked").lacking(self.targets);
+        let limit = self.repository.set.settings.behind_limit;
+        self.targets = Mask(self.targets.indices().filter(|i| lacking[*i] <= limit).fold(0, |m, i| m | 1 << i));
+        Ok(!self.targets.is_empty())
+    }
+
+    async fn rounds(&mut self) -> Result<(), HealError> {
+        if self.settings.extent == Extent::Everything {
+            for i in self.targets.indices() {
+                if let Some(log) = self.repository.log(i).await
+                    && !log.state.distrusted.is_empty()
+                {
+                    self.damaged = self.damaged.or(Mask::one(i));
+                }
+            }
+            let index = self.repository.index().await?;
+            let chunks = index.read().expect("no panic while the index is locked");
+            let unproven = chunks.packs().iter().fold(Mask::default(), |m, pack| m.or(pack.distrusted.and(pack.published)));
+            self.damaged = self.damaged.or(unproven.and(self.targets));
+        }
+        for round in 0..ROUNDS {
+            self.report.lost.clear();
+            let before: u64 = self.transfer.moved().got.iter().map(|got| got.bytes).sum();
+            self.transfer.moved().short = Mask::default();
+            self.round(round == 0).await?;
+            let moved = self.transfer.moved();
+            let after: u64 = moved.got.iter().map(|got| got.bytes).sum();
+            if moved.short.is_empty() || after == before && moved.void.is_empty() && round > 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The snapshots that some target needs something of; those committed first come last.
+    async fn wanted(&self) -> Vec<(LiveSnapshot, Mask)> {
+        let mut wanted = Vec::new();
+        for live in self.repository.live().await {
+            let at = self.transfer.alive(self.targets).and(self.damaged.or(self.repository.set.all().without(live.mask)));
+            if !at.is_empty() {
+                wanted.push((live, at));
+            }
+        }
+        wanted
+    }
+
+    async fn round(&mut self, first: bool) -> Result<(), HealError> {
+        let index = self.repository.index().await?;
+        let mut walk = Closure::new(self.repository, index, self.stop);
+        let mut pending: Vec<Pending> = Vec::new();
+        let mut wanted = self.wanted().await;
+        while let Some((live, at)) = wanted.pop() {
+            // What one target did not get may be below a node that the next snapshot shares: it waits for the next round.
+            let at = self.transfer.alive(at).without(self.transfer.moved().short);
+            if at.is_empty() {
+                continue;
+            }
+            let Some(object) = self.repository.snapshot_object(&live).await else {
+                self.lose(&live.id, at, "its object is damaged or missing wherever it lies");
+                continue;
+            };
+            self.progress.set_current(|| format!("snapshot {}", hex::encode(&live.id[..4])));
+            let lost = walk.snapshot(&object.snapshot, at).await?;
+            lost.iter().for_each(|(target, why)| self.lose(&live.id, Mask::one(*target), why));
+            let whole = Mask(lost.keys().fold(at.without(live.mask).0, |m, i| m & !(1 << i)));
+            pending.push(Pending { id: live.id, object, at: whole });
+            if !self.settings.dry_run && (walk.needs.most() >= BATCH || wanted.is_empty()) {
+                self.batch(&mut walk, std::mem::take(&mut pending), first).await?;
+            }
+        }
+        if !walk.needs.is_empty() || !pending.is_empty() {
+            self.batch(&mut walk, pending, first).await?;
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, id: &Hash, at: Mask, why: &str) {
+        let names = at.indices().map(|i| self.repository.set.replicas[i].name.clone());
+        self.report.lost.extend(names.map(|name| (*id, name, why.to_owned())));
+    }
+
+    /// Moves what the walk found lacking, and commits what is whole then.
+    async fn batch(&mut self, walk: &mut Closure<'_>, pending: Vec<Pending>, first: bool) -> Result<(), HealError> {
+        let moves = self.plan(std::mem::take(&mut walk.needs)).await?;
+        self.progress.items_total.add(moves.len() as u64);
+        self.progress.bytes_total.add(moves.iter().map(Move::bytes).sum());
+        if first {
+            for wanted in moves.iter().flat_map(|one| &one.frames) {
+                wanted.to.indices().for_each(|i| *self.needed.entry(i).or_default() += u64::from(wanted.spot.1));
+            }
+        }
+        if self.settings.dry_run {
+            return Ok(());
+        }
+        self.transfer.run(moves).await;
+        let notes = self.repository.record_distrust().await;
+        self.report.notes.extend(notes);
+        if self.stop.requested() {
+            return Err(HealError::Interrupted);
+        }
+        // Forgotten anywhere meanwhile, a snapshot does not come back here.
+        self.repository.catch_up().await;
+        let live: BTreeMap<Hash, Mask> = self.repository.live().await.into_iter().map(|one| (one.id, one.mask)).collect();
+        for one in pending {
+            let Some(held) = live.get(&one.id) else { continue };
+            let at = self.transfer.alive(one.at.without(*held)).without(self.transfer.moved().short);
+            let commits = at.indices().map(|i| {
+                let (repository, one, reliance) = (self.repository, &one, self.reliance(i, &walk.hits[i]));
+                async move { (i, commit(repository, i, one, &reliance.await).await) }
+            });
+            for (i, committed) in join_all(commits).await {
+                match committed {
+                    Ok(()) => *self.healed.entry(i).or_default() += 1,
+                    // What it stands on was condemned or distrusted meanwhile: looked at again in the next round.
+                    Err(WriteFault::LostCover(_)) => self.transfer.fall_short(Mask::one(i)),
+                    Err(WriteFault::Repository(e)) => self.transfer.leave(i, e.fault, told(&e)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn plan(&self, needs: Needs) -> Result<Vec<Move>, HealError> {
+        let mut void: BTreeMap<usize, (BTreeSet<Hash>, BTreeSet<Hash>)> = BTreeMap::new();
+        for i in self.targets.indices() {
+            if let Some(log) = self.repository.log(i).await {
+                let of = |class| log.state.condemned.get(&class).into_iter().flatten().chain(&log.state.distrusted).copied();
+                void.insert(i, (of(ObjectClass::Data).collect(), of(ObjectClass::Meta).collect()));
+            }
+        }
+        for (i, pack) in &self.transfer.moved().void {
+            let (data, meta) = void.entry(*i).or_default();
+            data.insert(*pack);
+            meta.insert(*pack);
+        }
+        let index = self.repository.index().await?;
+        let chunks = index.read().expect("no panic while the index is locked");
+        let readable = self.repository.readable();
+        Ok(plan(needs, |number| {
+            let pack = chunks.pack(number);
+            // Published there and still lacking: distrusted, be it only by what this process met.
+            let mut nameable = self.targets.without(pack.published).without(pack.distrusted);
+            for (i, (data, meta)) in &void {
+                if if pack.kind == PackKind::Meta { meta } else { data }.contains(&pack.hash) {
+                    nameable = nameable.without(Mask::one(*i));
+                }
+            }
+            PackFacts { size: pack.size, nameable, trusted: !pack.usable().and(readable).is_empty() }
+        }))
+    }
+
+    /// Everything that a commit at a target stands on.
+    async fn reliance(&self, target: usize, hits: &BTreeSet<u32>) -> Reliance {
+        let mut packs: Vec<(PackKind, Hash)> = self.transfer.moved().own[target].iter().copied().collect();
+        if let Ok(index) = self.repository.index().await {
+            let chunks = index.read().expect("no panic while the index is locked");
+            packs.extend(hits.iter().map(|n| chunks.pack(*n)).map(|p| (p.kind, p.hash)));
+        }
+        Reliance { hits: packs, ..Reliance::default() }
+    }
+
+    /// The last look: what each replica got, and what it still lacks.
+    async fn finish(&mut self, lacked: &BTreeMap<usize, u64>) {
+        let repository = self.repository;
+        let left = self.lacked().await;
+        for replica in &repository.set.replicas {
+            let i = replica.index;
+            let (got, out) = {
+                let moved = self.transfer.moved();
+                (moved.got[i], moved.out.get(&i).cloned())
+            };
+            let mut healed = ReplicaHealed {
+                name: replica.name.clone(),
+                lacked: lacked.get(&i).copied().unwrap_or(0),
+                snapshots: self.healed.get(&i).copied().unwrap_or(0),
+                needed: self.needed.get(&i).copied().unwrap_or(0),
+                packs_copied: got.packs_copied,
+                packs_made: got.packs_made,
+                bytes_sent: got.bytes,
+                keys: self.keys.get(&i).copied().unwrap_or(0),
+                ..ReplicaHealed::default()
+            };
+            let left = left.get(&i).copied().unwrap_or(0);
+            let lost = self.report.lost.iter().any(|(_, name, _)| *name == replica.name);
+            if self.settings.dry_run && self.targets.has(i) && !lost {
+                // It would be healed.
+            } else if let Some((fault, why)) = out.or_else(|| repository.fault(i)) {
+                (healed.behind, healed.fault) = (Some(why), Some(fault));
+            } else if left > 0 {
+                let why = self.report.lost.iter().find(|(_, name, _)| *name == replica.name).map(|(_, _, why)| why.clone());
+                let why = why.unwrap_or_else(|| "not healed by this run".into());
+                healed.behind = Some(format!("lacks {left} snapshots: {why}"));
+                healed.fault = Some(Fault::Failed);
+            } else if self.targets.has(i) && self.transfer.moved().short.has(i) {
+                healed.behind = Some("something that was found damaged has no other place yet".into());
+                healed.fault = Some(Fault::Integrity);
+            }
+            self.report.replicas.push(healed);
+        }
+        for (name, _, e) in &repository.set.closed {
+            let fault = Some(RepositoryError::from_kind(e.kind));
+            let lacked = left.values().copied().max().unwrap_or(0);
+            let behind = Some(told(e));
+            self.report.replicas.push(ReplicaHealed { name: name.clone(), lacked, behind, fault, ..ReplicaHealed::default() });
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The three providers' servers behind one door, each with the proxy in front of it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use holdfast::clock::Env;
+use holdfast::store::credentials::Credentials;
+use holdfast::store::settings::{ProviderSettings, StoreSettings};
+use holdfast::store::url::StoreUrl;
+use holdfast::store::{OpenStore, open};
+
+use crate::support::authority::Authority;
+use crate::support::proxy::{Fault, Proxy, Rule};
+use crate::support::s3_server::{ACCESS_KEY, BUCKET, REGION, S3Server, SECRET_KEY};
+
+/// A provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Provider {
+    /// Amazon S3.
+    S3,
+}
+
+/// One cloud each of three replicas.
+pub const THREE: [Provider; 3] = [Provider::S3, Provider::S3, Provider::S3];
+
+/// A kind of request, as it looks on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Create.
+    Put,
+    /// Read.
+    Get,
+    /// Size.
+    Stat,
+    /// A page of a listing.
+    List,
+    /// Removal.
+    Delete,
+}
+
+impl Provider {
+    /// Whether the SDK needs HTTP/2. Faults are finer where it does not.
+    fn speaks_http2(self) -> bool {
+        match self {
+            Provider::S3 => false,
+        }
+    }
+
+    /// What its server calls a create.
+    pub fn put_operation(self) -> &'static str {
+        match self {
+            Provider::S3 => "PutObject",
+        }
+    }
+
+    /// Method, and part of path and query, of a kind of request.
+    pub fn wire(self, request: Request) -> (&'static str, &'static str) {
+        match (self, request) {
+            (Provider::S3, Request::Put) => ("PUT", ""),
+            (Provider::S3, Request::Get) => ("GET", "x-id=GetObject"),
+            (Provider::S3, Request::Stat) => ("HEAD", ""),
+            (Provider::S3, Request::List) => ("GET", "list-type=2"),
+            (Provider::S3, Request::Delete) => ("POST", "delete"),
+        }
+    }
+}
+
+enum Server {
+    S3(S3Server),
+}
+
+/// A provider's server with a proxy before it.
+pub struct Cloud {
+    /// Which provider.
+    pub provider: Provider,
+    /// The store's name, for messages.
+    pub name: String,
+    /// What stands between.
+    pub proxy: Proxy,
+    ca_file: Option<PathBuf>,
+    server: Server,
+    anonymous: bool,
+}
+
+impl Cloud {
+    /// Starts both; over TLS if there is an authority, whose certificate is written into `folder`.
+    pub async fn start(provider: Provider, name: &str, tls: Option<(&Authority, &Path)>) -> Cloud {
+        let server = match provider {
+            Provider::S3 => Server::S3(S3Server::start()),
+        };
+        Cloud::before(provider, server, name, tls, false).await
+    }
+
+    /// A provider that ignores the condition of a create. Anybody may ask, since what is signed cannot be left out on the way.
+    pub async fn careless(provider: Provider, name: &str, tls: Option<(&Authority, &Path)>) -> Cloud {
+        let server = match provider {
+            Provider::S3 => Server::S3(S3Server::open_to_all()),
+        };
+        let cloud = Cloud::before(provider, server, name, tls, true).await;
+        cloud.forget();
+        cloud
+    }
+
+    /// From now on the condition of a create is lost on its way.
+    pub fn forget(&self) {
+        let condition = match self.provider {
+            Provider::S3 => "if-none-match",
+        };
+        self.on(Request::Put, Rule::new(Fault::Without(condition)));
+    }
+
+    async fn before(provider: Provider, server: Server, name: &str, tls: Option<(&Authority, &Path)>, anonymous: bool) -> Cloud {
+        let endpoint = match &server {
+            Server::S3(server) => server.endpoint(),
+        };
+        let address: SocketAddr = endpoint.trim_start_matches("http://").parse().expect("an address");
+        let proxy = Proxy::start(address, tls.map(|(authority, _)| authority.acceptor(provider.speaks_http2()))).await;
+        let ca_file = tls.map(|(authority, folder)| authority.file(folder));
+        Cloud { provider, name: name.to_owned(), proxy, ca_file, server, anonymous }
+    }
+
+    /// The server's own address, past the proxy.
+    pub fn endpoint(&self) -> String {
+        match &self.server {
+            Server::S3(server) => server.endpoint(),
+        }
+    }
+
+    /// URL of a store below `prefix`, by way of `endpoint`.
+    pub fn url(&self, endpoint: &str, prefix: &str) -> String {
+        match &self.server {
+            Server::S3(_) => format!("s3://{BUCKET}/{prefix}?endpoint={endpoint}&region={REGION}"),
+        }
+    }
+
+    /// How the provider's store logs in here.
+    pub fn provider_settings(&self) -> ProviderSettings {
+        let settings = match &self.server {
+            Server::S3(server) => server.settings().provider,
+        };
+        let credentials = if self.anonymous { Credentials::Anonymous } else { settings.credentials };
+        ProviderSettings { ca_file: self.ca_file.clone(), credentials, ..settings }
+    }
+
+    /// The same for a configuration file: a whole section.
+    pub fn section(&self, prefix: &str) -> String {
+        let name = &self.name;
+        let url = self.url(&self.proxy.url(), prefix);
+        let ca = self.ca_file.as_ref().map(|path| format!("ca_file = \"{}\"\n", path.display())).unwrap_or_default();
+        let credentials = match &self.server {
+            _ if self.anonymous => "{ kind = \"anonymous\" }".to_owned(),
+            Server::S3(_) => {
+                format!("{{ kind = \"access-key\", access_key_id = \"{ACCESS_KEY}\", secret_env = \"{S3_SECRET}\" }}")
+            }
+        };
+        format!("[[store]]\nname = \"{name}\"\nurl = \"{url}\"\ncredentials = {credentials}\n{ca}")
+    }
+
+    /// What a process needs in its environment for [`Cloud::section`].
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        match &self.server {
+            Server::S3(_) => vec![(S3_SECRET, SECRET_KEY.into())],
+        }
+    }
+
+    /// A store below `prefix` through the proxy, and the same past it.
+    pub async fn stores(&self, env: &Env, prefix: &str, settings: &StoreSettings) -> [OpenStore; 2] {
+        let mut opened = Vec::new();
+        for (endpoint, provider) in [
+            (self.proxy.url(), self.provider_settings()),
+            (self.endpoint(), ProviderSettings { ca_file: None, ..self.provider_settings() }),
+        ] {
+            let url = StoreUrl::parse(&self.url(&endpoint, prefix), Path::new("/")).expect("a URL");
+            let settings = StoreSettings { provider, ..settings.clone() };
+            opened.push(open(env, &self.name, &url, &settings, true).await.unwrap_or_else(|e| panic!("{e:?}")));
+        }
+        opened.try_into().unwrap_or_else(|_| unreachable!())
+    }
+
+    /// A rule for requests of this kind.
+    pub fn on(&self, request: Request, rule: Rule) {
+        let (method, path) = self.provider.wire(request);
+        self.proxy.inject(rule.method(method).path(path));
+    }
+
+    /// How many requests of this kind came to the proxy since its last `take`.
+    pub fn sent(&self, request: Request) -> usize {
+        let (method, path) = self.provider.wire(request);
+        self.proxy.count(method, path)
+    }
+
+    /// Requests that the server counted, by its own names.
+    pub fn counts(&self) -> BTreeMap<&'static str, usize> {
+        match &self.server {
+            Server::S3(server) => server.counts(),
+        }
+    }
+}
+
+/// Names the variable with the secret key for S3.
+const S3_SECRET: &str = "HOLDFAST_SUITE_S3_SECRET";
