@@ -274,7 +274,6 @@ async fn a_run_publishes_every_so_many_bytes() {
     contents(&alone, report.snapshot.expect("committed")).await.expect("all is there");
 }
 
-#[ignore = "known: its 10 MiB of memory are refused since the least rose; sizes and bounds are to be set anew"]
 #[tokio::test(start_paused = true)]
 async fn a_run_publishes_every_so_often() {
     let counted = Counted::new(9, &["a"]).await;

@@ -208,19 +208,16 @@ async fn the_third_is_killed_and_catches_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "there is no heal yet"]
 async fn the_first_is_killed_and_healed() {
     killed(0, &["heal"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "there is no heal yet"]
 async fn the_second_is_killed_and_healed() {
     killed(1, &["heal"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "there is no heal yet"]
 async fn the_third_is_killed_and_healed() {
     killed(2, &["heal"]).await;
 }
