@@ -44,8 +44,7 @@ const IMPURE: [&str; 11] = [
 ];
 
 /// Crates whose types must not spread: each is named in one file.
-const ONE_FILE_EACH: [&str; 14] = [
-    "google_cloud_storage",
+const ONE_FILE_EACH: [&str; 13] = [
     "azure_storage_blob",
     "azure_storage_blobs",
     "azure_identity",
@@ -62,7 +61,7 @@ const ONE_FILE_EACH: [&str; 14] = [
 ];
 
 /// Crates of one provider: named in its files only.
-const ONE_PROVIDER_EACH: [(&str, &str); 8] = [
+const ONE_PROVIDER_EACH: [(&str, &str); 11] = [
     ("aws_sdk_s3", "store/s3/"),
     ("aws_config", "store/s3/"),
     ("aws_credential_types", "store/s3/"),
@@ -71,6 +70,9 @@ const ONE_PROVIDER_EACH: [(&str, &str); 8] = [
     ("aws_smithy_runtime_api", "store/s3/"),
     ("aws_smithy_types", "store/s3/"),
     ("aws_types", "store/s3/"),
+    ("google_cloud_auth", "store/gcs/"),
+    ("google_cloud_gax", "store/gcs/"),
+    ("google_cloud_storage", "store/gcs/"),
 ];
 
 /// Time, chance, work and surroundings come from one place each.

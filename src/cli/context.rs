@@ -130,7 +130,7 @@ impl Context {
         let settings = resolve(&self.overrides, &self.environment, &self.current)?;
         if let Some(store) = settings.stores.iter().find(|s| !s.url.is_built()) {
             return Err(Failure::usage(format!(
-                "store {}: {} cannot be opened: this version has directories (file:) and S3 (s3:), gs: and az: are not built in yet",
+                "store {}: {} cannot be opened: this version has directories (file:), S3 (s3:) and Google Cloud Storage (gs:), az: is not built in yet",
                 store.name, store.url
             )));
         }

@@ -14,6 +14,7 @@ use futures::stream::BoxStream;
 use crate::clock::{Env, Time};
 use crate::store::directory::DirectoryStore;
 use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::gcs::GcsStore;
 use crate::store::limit::{LimitSettings, Limited};
 use crate::store::meter::{Meter, Metered};
 use crate::store::name::ObjectName;
@@ -25,6 +26,8 @@ use crate::store::url::{Place, StoreUrl};
 pub mod credentials;
 pub mod directory;
 pub mod error;
+pub mod fault;
+pub mod gcs;
 pub mod limit;
 pub mod memory;
 pub mod meter;
@@ -137,7 +140,7 @@ pub async fn open(
             Arc::new(env.blocking(move || DirectoryStore::open(&opening, &label, path, create)).await?)
         }
         Place::S3(bucket) => Arc::new(S3Store::open(env, label, bucket, settings).await?),
-        Place::Gcs(_) => return Err(not_built(label, url)),
+        Place::Gcs(bucket) => Arc::new(GcsStore::open(env, label, bucket, settings).await?),
         Place::Azure { .. } => return Err(not_built(label, url)),
     };
     Ok(wrap(env, provider, settings))

@@ -104,9 +104,9 @@ impl StoreUrl {
         Ok(StoreUrl { text: canonical(&place), place })
     }
 
-    /// Whether this version can open it: Google Cloud Storage and Azure Blob have their URLs, and no store behind them yet.
+    /// Whether this version can open it: Azure Blob has its URLs, and no store behind them yet.
     pub fn is_built(&self) -> bool {
-        matches!(self.place, Place::Directory(_) | Place::S3(_))
+        !matches!(self.place, Place::Azure { .. })
     }
 
     /// The URL, taken apart.

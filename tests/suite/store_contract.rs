@@ -16,6 +16,7 @@ use futures::stream::{StreamExt, TryStreamExt};
 use holdfast::clock::{Env, Time};
 use holdfast::store::directory::DirectoryStore;
 use holdfast::store::error::StoreErrorKind;
+use holdfast::store::gcs::GcsStore;
 use holdfast::store::limit::{LimitSettings, Limited};
 use holdfast::store::memory::MemoryStore;
 use holdfast::store::meter::{Meter, Metered};
@@ -26,6 +27,7 @@ use holdfast::store::settings::StoreSettings;
 use holdfast::store::url::{Place as UrlPlace, StoreUrl};
 use holdfast::store::{OBJECT_MAX, ObjectInfo, Store, open, wrap};
 
+use crate::support::gcs_server::GcsServer;
 use crate::support::name;
 use crate::support::s3_server::S3Server;
 
@@ -114,6 +116,22 @@ fn s3(env: &Env, _: &Path) -> Open {
     })
 }
 
+fn gcs(env: &Env, _: &Path) -> Open {
+    let server = Arc::new(GcsServer::start());
+    let env = env.clone();
+    Box::new(move || {
+        let (env, server) = (env.clone(), server.clone());
+        async move {
+            let url = server.url("some/prefix");
+            let UrlPlace::Gcs(bucket) = url.place() else { panic!("{url}") };
+            let store =
+                GcsStore::open(&env, "gcs", bucket, &server.settings()).await.unwrap_or_else(|e| panic!("{e}: {:?}", e.source));
+            Arc::new(store) as Arc<dyn Store>
+        }
+        .boxed()
+    })
+}
+
 /// The store that a variable names, each time under another prefix, with credentials as found in the environment.
 fn named_by(variable: &'static str) -> impl Fn(&Env, &Path) -> Open {
     move |env, folder| {
@@ -164,8 +182,8 @@ macro_rules! cases {
     ($world:expr, $races:expr, $subject:expr, $($case:ident)*) => {$(
         #[test]
         fn $case() {
-            use super::{all_of_them, directory, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped};
-            let _ = (all_of_them, directory, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped);
+            use super::{all_of_them, directory, gcs, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped};
+            let _ = (all_of_them, directory, gcs, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped);
             super::run($world, $races, $subject, super::$case);
         }
     )*};
@@ -206,6 +224,9 @@ contract! {
     in_s3: super::World::Real, 200, s3;
     in_s3_wrapped: super::World::Real, 20, wrapped(all_of_them, s3);
     in_s3_elsewhere: super::World::Elsewhere("HOLDFAST_TEST_S3_URL"), 3, named_by("HOLDFAST_TEST_S3_URL");
+    in_gcs: super::World::Real, 200, gcs;
+    in_gcs_wrapped: super::World::Real, 20, wrapped(all_of_them, gcs);
+    in_gcs_elsewhere: super::World::Elsewhere("HOLDFAST_TEST_GCS_URL"), 3, named_by("HOLDFAST_TEST_GCS_URL");
 }
 
 async fn list(store: &dyn Store, prefix: &str) -> Vec<ObjectInfo> {

@@ -1,54 +1,13 @@
 //! What S3 said, as an error of ours: its class, and a text that names the fix. Pure but for the SDK's types.
 
 use std::error::Error;
-use std::fmt;
-use std::time::Duration;
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 
 use crate::clock::Time;
 use crate::store::error::StoreErrorKind;
-
-/// Most characters of a server's own words that get into a message.
-const WORDS_MAX: usize = 400;
-
-/// What was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// Conditional create.
-    Put,
-    /// Read of a whole object or a range.
-    Get,
-    /// Size and time.
-    Stat,
-    /// A page of a listing.
-    List,
-    /// Removal of a batch.
-    Delete,
-}
-
-/// A request, as far as an error needs it.
-#[derive(Clone, Copy)]
-pub struct Asked<'a> {
-    /// What was to be done.
-    pub verb: Verb,
-    /// The bucket.
-    pub bucket: &'a str,
-    /// The name in the bucket, or the prefix of a listing.
-    pub key: &'a str,
-    /// Whether a key of the key service is named by the settings.
-    pub kms: bool,
-}
-
-/// A classed failure, not yet tied to an object.
-#[derive(Clone, Debug)]
-pub struct Fault {
-    /// What to do next.
-    pub kind: StoreErrorKind,
-    /// What was said, and what to do.
-    pub cause: String,
-}
+use crate::store::fault::{Asked, Fault, Verb, chain, retry_after, words};
 
 /// An answer that refuses, as the server gave it.
 #[derive(Clone, Copy, Default)]
@@ -69,67 +28,60 @@ pub struct Answer<'a> {
     pub region: Option<&'a str>,
 }
 
-impl Fault {
-    /// A failure of `kind`, told by `cause`.
-    pub fn new(kind: StoreErrorKind, cause: impl Into<String>) -> Fault {
-        Fault { kind, cause: cause.into() }
-    }
-
-    /// Classes what a call to the SDK came to. `now` is this machine's time.
-    pub fn of<E>(error: &SdkError<E>, asked: Asked<'_>, now: Time) -> Fault
-    where
-        E: ProvideErrorMetadata + Error + 'static,
-    {
-        match error {
-            SdkError::ServiceError(refused) => {
-                let (raw, meta) = (refused.raw(), refused.err().meta());
-                let header = |name: &'static str| raw.headers().get(name);
-                // The SDK's own name for a 404 that came without a body.
-                let code = meta.code().filter(|code| *code != "NotFound");
-                let answer = Answer {
-                    status: raw.status().as_u16(),
-                    code,
-                    message: meta.message(),
-                    request_id: meta.request_id().or_else(|| header("x-amz-request-id")),
-                    retry_after: header("retry-after"),
-                    date: header("date"),
-                    region: header("x-amz-bucket-region"),
-                };
-                classify(answer, asked, now)
-            }
-            SdkError::ResponseError(unread) => {
-                let raw = unread.raw();
-                let body = raw.body().bytes().map(String::from_utf8_lossy).unwrap_or_default();
-                let header = |name: &'static str| raw.headers().get(name);
-                let answer = Answer {
-                    status: raw.status().as_u16(),
-                    code: element(&body, "Code"),
-                    message: element(&body, "Message"),
-                    request_id: header("x-amz-request-id"),
-                    retry_after: header("retry-after"),
-                    ..Answer::default()
-                };
-                if answer.code.is_none() && raw.status().is_success() {
-                    return Fault::new(StoreErrorKind::Corrupt, format!("an answer that makes no sense: {}", chain(error)));
-                }
-                classify(answer, asked, now)
-            }
-            SdkError::TimeoutError(_) => Fault::new(StoreErrorKind::TimedOut, chain(error)),
-            SdkError::DispatchFailure(unsent) => {
-                let text = chain(error);
-                match () {
-                    () if unsent.is_timeout() => Fault::new(StoreErrorKind::TimedOut, text),
-                    () if text.contains("invalid peer certificate") => {
-                        let fix = "the server's certificate is not trusted; if it is your own, name its issuer with ca_file";
-                        Fault::new(StoreErrorKind::Invalid, format!("{text}; {fix}"))
-                    }
-                    () if unsent.is_other() && text.contains("credential") => lost_credentials(&text),
-                    () if unsent.is_user() => Fault::new(StoreErrorKind::Invalid, text),
-                    () => Fault::new(StoreErrorKind::Unavailable, text),
-                }
-            }
-            _ => Fault::new(StoreErrorKind::Invalid, chain(error)),
+/// Classes what a call to the SDK came to. `now` is this machine's time.
+pub fn failed<E>(error: &SdkError<E>, asked: Asked<'_>, now: Time) -> Fault
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    match error {
+        SdkError::ServiceError(refused) => {
+            let (raw, meta) = (refused.raw(), refused.err().meta());
+            let header = |name: &'static str| raw.headers().get(name);
+            // The SDK's own name for a 404 that came without a body.
+            let code = meta.code().filter(|code| *code != "NotFound");
+            let answer = Answer {
+                status: raw.status().as_u16(),
+                code,
+                message: meta.message(),
+                request_id: meta.request_id().or_else(|| header("x-amz-request-id")),
+                retry_after: header("retry-after"),
+                date: header("date"),
+                region: header("x-amz-bucket-region"),
+            };
+            classify(answer, asked, now)
         }
+        SdkError::ResponseError(unread) => {
+            let raw = unread.raw();
+            let body = raw.body().bytes().map(String::from_utf8_lossy).unwrap_or_default();
+            let header = |name: &'static str| raw.headers().get(name);
+            let answer = Answer {
+                status: raw.status().as_u16(),
+                code: element(&body, "Code"),
+                message: element(&body, "Message"),
+                request_id: header("x-amz-request-id"),
+                retry_after: header("retry-after"),
+                ..Answer::default()
+            };
+            if answer.code.is_none() && raw.status().is_success() {
+                return Fault::new(StoreErrorKind::Corrupt, format!("an answer that makes no sense: {}", chain(error)));
+            }
+            classify(answer, asked, now)
+        }
+        SdkError::TimeoutError(_) => Fault::new(StoreErrorKind::TimedOut, chain(error)),
+        SdkError::DispatchFailure(unsent) => {
+            let text = chain(error);
+            match () {
+                () if unsent.is_timeout() => Fault::new(StoreErrorKind::TimedOut, text),
+                () if text.contains("invalid peer certificate") => {
+                    let fix = "the server's certificate is not trusted; if it is your own, name its issuer with ca_file";
+                    Fault::new(StoreErrorKind::Invalid, format!("{text}; {fix}"))
+                }
+                () if unsent.is_other() && text.contains("credential") => lost_credentials(&text),
+                () if unsent.is_user() => Fault::new(StoreErrorKind::Invalid, text),
+                () => Fault::new(StoreErrorKind::Unavailable, text),
+            }
+        }
+        _ => Fault::new(StoreErrorKind::Invalid, chain(error)),
     }
 }
 
@@ -282,42 +234,8 @@ fn fix(answer: Answer<'_>, asked: Asked<'_>, kind: StoreErrorKind) -> Option<Str
     })
 }
 
-/// The seconds, or the time until the date, that a `Retry-After` header asks for.
-fn retry_after(text: &str, now: Time) -> Option<Duration> {
-    if let Ok(seconds) = text.trim().parse::<u32>() {
-        return Some(Duration::from_secs(seconds.into()));
-    }
-    let until = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp().as_nanosecond();
-    Some(Time(i64::try_from(until).ok()?).since(now))
-}
-
 /// The text of the first XML element `name`.
 fn element<'a>(body: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = body.split_once(&format!("<{name}>"))?;
     Some(rest.split_once(&format!("</{name}>"))?.0)
-}
-
-/// A stranger's words: bounded, on one line, without control characters.
-fn words(text: &str) -> String {
-    text.chars().take(WORDS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// An error and what is behind it, each once.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next.filter(|_| parts.len() < 12) {
-        let text = words(&error.to_string());
-        if parts.last().is_none_or(|last| !last.contains(&text)) {
-            parts.push(text);
-        }
-        next = error.source();
-    }
-    parts.join(": ")
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.cause)
-    }
 }

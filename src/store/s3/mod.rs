@@ -27,8 +27,9 @@ use futures::stream::{self, BoxStream, StreamExt};
 use crate::clock::{Env, Time};
 use crate::store::credentials::Credentials;
 use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::fault::{Asked, Fault, Verb, chain};
 use crate::store::name::ObjectName;
-use crate::store::s3::fault::{Answer, Asked, Fault, Verb, chain, classify};
+use crate::store::s3::fault::{Answer, classify, failed};
 use crate::store::settings::StoreSettings;
 use crate::store::url::Bucket;
 use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit};
@@ -114,13 +115,6 @@ impl S3Store {
     }
 
     fn error(&self, verb: Verb, name: &dyn fmt::Display, fault: Fault) -> StoreError {
-        let verb = match verb {
-            Verb::Put => "put",
-            Verb::Get => "get",
-            Verb::Stat => "stat",
-            Verb::List => "list",
-            Verb::Delete => "delete",
-        };
         StoreError::new(fault.kind, &self.label, format!("{verb} {name}")).because(fault.cause)
     }
 
@@ -134,7 +128,7 @@ impl S3Store {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        Fault::of(error, self.asked(verb, key), self.env.now())
+        failed(error, self.asked(verb, key), self.env.now())
     }
 
     fn seen(&self) {
