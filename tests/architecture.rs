@@ -44,22 +44,11 @@ const IMPURE: [&str; 11] = [
 ];
 
 /// Crates whose types must not spread: each is named in one file.
-const ONE_FILE_EACH: [&str; 11] = [
-    "google_cloud_storage",
-    "object_store",
-    "opendal",
-    "zstd",
-    "aes_gcm",
-    "argon2",
-    "getrandom",
-    "indicatif",
-    "rpassword",
-    "clap_complete",
-    "globset",
-];
+const ONE_FILE_EACH: [&str; 10] =
+    ["object_store", "opendal", "zstd", "aes_gcm", "argon2", "getrandom", "indicatif", "rpassword", "clap_complete", "globset"];
 
 /// Crates of one provider: named in its files only.
-const ONE_PROVIDER_EACH: [(&str, &str); 15] = [
+const ONE_PROVIDER_EACH: [(&str, &str); 18] = [
     ("aws_sdk_s3", "store/s3/"),
     ("aws_config", "store/s3/"),
     ("aws_credential_types", "store/s3/"),
@@ -75,6 +64,9 @@ const ONE_PROVIDER_EACH: [(&str, &str); 15] = [
     ("azure_storage_blobs", "store/azure/"),
     ("hmac", "store/azure/"),
     ("reqwest", "store/azure/"),
+    ("google_cloud_auth", "store/gcs/"),
+    ("google_cloud_gax", "store/gcs/"),
+    ("google_cloud_storage", "store/gcs/"),
 ];
 
 /// Time, chance, work and surroundings come from one place each.

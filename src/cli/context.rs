@@ -127,14 +127,7 @@ pub struct Context {
 impl Context {
     /// The settings of this run.
     pub fn settings(&self) -> Result<Settings, Failure> {
-        let settings = resolve(&self.overrides, &self.environment, &self.current)?;
-        if let Some(store) = settings.stores.iter().find(|s| !s.url.is_built()) {
-            return Err(Failure::usage(format!(
-                "store {}: {} cannot be opened: this version has directories (file:), S3 (s3:) and Azure Blob (az:), gs: is not built in yet",
-                store.name, store.url
-            )));
-        }
-        Ok(settings)
+        Ok(resolve(&self.overrides, &self.environment, &self.current)?)
     }
 
     /// Reads the secret that opens the repository, or asks for it where none is configured and there is somebody to ask;

@@ -15,6 +15,7 @@ use crate::clock::{Env, Time};
 use crate::store::azure::AzureStore;
 use crate::store::directory::DirectoryStore;
 use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::gcs::GcsStore;
 use crate::store::limit::{LimitSettings, Limited};
 use crate::store::meter::{Meter, Metered};
 use crate::store::name::ObjectName;
@@ -28,6 +29,7 @@ pub mod credentials;
 pub mod directory;
 pub mod error;
 pub mod fault;
+pub mod gcs;
 pub mod limit;
 pub mod memory;
 pub mod meter;
@@ -140,14 +142,10 @@ pub async fn open(
             Arc::new(env.blocking(move || DirectoryStore::open(&opening, &label, path, create)).await?)
         }
         Place::S3(bucket) => Arc::new(S3Store::open(env, label, bucket, settings).await?),
-        Place::Gcs(_) => return Err(not_built(label, url)),
+        Place::Gcs(bucket) => Arc::new(GcsStore::open(env, label, bucket, settings).await?),
         Place::Azure { account, container } => Arc::new(AzureStore::open(env, label, account, container, settings).await?),
     };
     Ok(wrap(env, provider, settings))
-}
-
-fn not_built(label: &str, url: &StoreUrl) -> StoreError {
-    StoreError::new(StoreErrorKind::Invalid, label, format!("opening {url}")).because("this provider is not built in yet")
 }
 
 /// Puts a provider's store into its wrappers: meter around limit around retry around the provider.

@@ -104,11 +104,6 @@ impl StoreUrl {
         Ok(StoreUrl { text: canonical(&place), place })
     }
 
-    /// Whether this version can open it: Google Cloud Storage has its URLs, and no store behind them yet.
-    pub fn is_built(&self) -> bool {
-        !matches!(self.place, Place::Gcs(_))
-    }
-
     /// The URL, taken apart.
     pub fn place(&self) -> &Place {
         &self.place

@@ -274,11 +274,11 @@ async fn a_run_publishes_every_so_many_bytes() {
     contents(&alone, report.snapshot.expect("committed")).await.expect("all is there");
 }
 
-#[ignore = "known: its 10 MiB of memory are refused since the least rose; sizes and bounds are to be set anew"]
 #[tokio::test(start_paused = true)]
 async fn a_run_publishes_every_so_often() {
-    let counted = Counted::new(9, &["a"]).await;
-    let source = tree(9, 200, 200_000);
+    // Small chunks admit a small budget: few packs queue before the store, and a publication is not held up by them.
+    let counted = Counted::cut(9, &["a"], ChunkerSpec { min: 64 << 10, average: 128 << 10, max: 256 << 10 }).await;
+    let source = tree(9, 60, 200_000);
     let repository = {
         let slow =
             crate::support::faulty_store::FaultyStore::new(&counted.stage.env, Arc::new(counted.notes[0].clone()), |call| {
@@ -293,7 +293,7 @@ async fn a_run_publishes_every_so_often() {
     };
     counted.bills();
     let began = counted.stage.env.elapsed();
-    let settings = BackupSettings { publish_every: Duration::from_secs(10), memory: 16 << 20, ..backing_up(source.path()) };
+    let settings = BackupSettings { publish_every: Duration::from_secs(10), memory: 10 << 20, ..backing_up(source.path()) };
     run(&repository, &settings).await.expect("slow is not broken");
     let took = (counted.stage.env.elapsed() - began).as_secs();
     let slots = counted.bills()[0].calls(Operation::Put, "log");

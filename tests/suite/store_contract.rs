@@ -19,6 +19,7 @@ use holdfast::config::{Environment, Overrides};
 use holdfast::store::azure::AzureStore;
 use holdfast::store::directory::DirectoryStore;
 use holdfast::store::error::StoreErrorKind;
+use holdfast::store::gcs::GcsStore;
 use holdfast::store::limit::{LimitSettings, Limited};
 use holdfast::store::memory::MemoryStore;
 use holdfast::store::meter::{Meter, Metered};
@@ -30,6 +31,7 @@ use holdfast::store::url::{Place as UrlPlace, StoreUrl};
 use holdfast::store::{OBJECT_MAX, ObjectInfo, Store, open, wrap};
 
 use crate::support::azure_server::AzureServer;
+use crate::support::gcs_server::GcsServer;
 use crate::support::name;
 use crate::support::s3_server::S3Server;
 
@@ -118,6 +120,22 @@ fn s3(env: &Env, _: &Path) -> Open {
     })
 }
 
+fn gcs(env: &Env, _: &Path) -> Open {
+    let server = Arc::new(GcsServer::start());
+    let env = env.clone();
+    Box::new(move || {
+        let (env, server) = (env.clone(), server.clone());
+        async move {
+            let url = server.url("some/prefix");
+            let UrlPlace::Gcs(bucket) = url.place() else { panic!("{url}") };
+            let store =
+                GcsStore::open(&env, "gcs", bucket, &server.settings()).await.unwrap_or_else(|e| panic!("{e}: {:?}", e.source));
+            Arc::new(store) as Arc<dyn Store>
+        }
+        .boxed()
+    })
+}
+
 fn azure(env: &Env, _: &Path) -> Open {
     let server = Arc::new(AzureServer::start());
     let env = env.clone();
@@ -188,8 +206,8 @@ macro_rules! cases {
         #[test]
         #$note
         fn $case() {
-            use super::{all_of_them, azure, directory, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped};
-            let _ = (all_of_them, azure, directory, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped);
+            use super::{all_of_them, azure, directory, gcs, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped};
+            let _ = (all_of_them, azure, directory, gcs, limit, memory, meter, named_by, opened_by_url, retry, s3, wrapped);
             super::run($world, $races, $subject, super::$case);
         }
     )*};
@@ -232,6 +250,8 @@ contract! {
     in_directory_by_url: super::World::Real, 20, opened_by_url;
     in_azure: super::World::Real, 200, azure;
     in_azure_wrapped: super::World::Real, 20, wrapped(all_of_them, azure);
+    in_gcs: super::World::Real, 200, gcs;
+    in_gcs_wrapped: super::World::Real, 20, wrapped(all_of_them, gcs);
     in_s3: super::World::Real, 200, s3;
     in_s3_wrapped: super::World::Real, 20, wrapped(all_of_them, s3);
 }
@@ -241,6 +261,7 @@ contract! {
     [ignore = "needs the server that a variable names, see tests/README.md"]
     in_azure_elsewhere: super::World::Elsewhere("HOLDFAST_TEST_AZURE_URL"), 3, named_by("HOLDFAST_TEST_AZURE_URL");
     in_s3_elsewhere: super::World::Elsewhere("HOLDFAST_TEST_S3_URL"), 3, named_by("HOLDFAST_TEST_S3_URL");
+    in_gcs_elsewhere: super::World::Elsewhere("HOLDFAST_TEST_GCS_URL"), 3, named_by("HOLDFAST_TEST_GCS_URL");
 }
 
 async fn list(store: &dyn Store, prefix: &str) -> Vec<ObjectInfo> {

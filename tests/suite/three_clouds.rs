@@ -208,19 +208,16 @@ async fn the_third_is_killed_and_catches_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "there is no heal yet"]
 async fn the_first_is_killed_and_healed() {
     killed(0, &["heal"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "there is no heal yet"]
 async fn the_second_is_killed_and_healed() {
     killed(1, &["heal"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "there is no heal yet"]
 async fn the_third_is_killed_and_healed() {
     killed(2, &["heal"]).await;
 }
@@ -317,8 +314,9 @@ async fn a_wrong_clock_is_said_to_be_one() {
                  is too large.</Message></Error>",
             ),
             // Told by the server's clock alone.
-            Provider::Azure => Answer::xml(403, "<Error><Code>AuthenticationFailed</Code></Error>")
-                .with("date", "Thu, 01 Jan 2015 00:00:00 GMT"),
+            Provider::Azure => {
+                Answer::xml(403, "<Error><Code>AuthenticationFailed</Code></Error>").with("date", "Thu, 01 Jan 2015 00:00:00 GMT")
+            }
         };
         desk.clouds[0].proxy.inject(Rule::new(Fault::Answer(answer)));
         let (_, err) = desk.expect(13, &["backup", text(&source)]).await;
