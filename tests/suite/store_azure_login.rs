@@ -117,7 +117,8 @@ fn every_way_to_log_in() {
     let workload =
         format!("kind = \"workload-identity\", tenant_id = \"{TENANT}\", client_id = \"{CLIENT}\", token_file = \"federated\"");
     // A name, the login, the environment besides the ids, who is asked for a token, and by what it then goes.
-    let ways: Vec<(&str, &str, Vec<(&'static str, &str)>, &str)> = vec![
+    type Way<'a> = (&'a str, &'a str, Vec<(&'static str, &'a str)>, &'a str);
+    let ways: Vec<Way> = vec![
         ("found-key", "", vec![key, secret, federated, az], ""),
         ("found-sas", "", vec![("AZURE_STORAGE_SAS_TOKEN", signature.as_str()), secret, federated, az], ""),
         ("found-key-of-another", "", vec![key, ("AZURE_STORAGE_ACCOUNT", "another"), secret, federated, az], "secret"),

@@ -284,7 +284,7 @@ async fn a_wrong_digest_is_refused_and_nothing_stored() {
     store(&server).await.put(&name("data/right"), body(100)).await.unwrap();
     let right = server.take_seen().remove(0);
     let path = right.path.replace("right", "wrong");
-    let answer = put_by_hand(&server.endpoint(), &path, "x-amz-checksum-crc64nvme", &right.header("x-amz-checksum-crc64nvme"));
+    let answer = put_by_hand(&server.endpoint(), &path, "x-amz-checksum-crc64nvme", right.header("x-amz-checksum-crc64nvme"));
     assert!(answer.starts_with("HTTP/1.1 403"), "unsigned requests are refused: {answer}");
     let open = S3Server::open_to_all();
     for (header, sum) in [

@@ -47,6 +47,9 @@ impl Blob {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal(pub u16, pub &'static str);
 
+/// Blobs under their names, in order.
+pub type Named<'a> = Vec<(&'a str, &'a Blob)>;
+
 /// A container.
 #[derive(Default)]
 pub struct Container {
@@ -91,7 +94,7 @@ impl Container {
 
     /// Up to `most` blobs that begin with `prefix`, from the marker on, and the marker of the next page. A marker names where to
     /// go on, and nobody but the server reads it.
-    pub fn page(&self, prefix: &str, marker: &str, most: usize) -> Result<(Vec<(&str, &Blob)>, String), Refusal> {
+    pub fn page(&self, prefix: &str, marker: &str, most: usize) -> Result<(Named<'_>, String), Refusal> {
         let from = match marker.strip_prefix("2!") {
             None if marker.is_empty() => prefix.to_owned(),
             None => return Err(Refusal(400, "OutOfRangeInput")),
