@@ -8,7 +8,8 @@ use tokio::sync::Notify;
 use crate::chunk::id::ChunkId;
 use crate::replica::Mask;
 use crate::replica::write::Fanout;
-use crate::repository::chunk_index::{ChunkIndex, IdMap};
+use crate::repository::chunk_index::ChunkIndex;
+use crate::repository::id_map::LargeIdMap;
 
 /// The answers to "must this chunk be sent, and where to", shared by all jobs of a run.
 pub struct Known {
@@ -21,7 +22,7 @@ pub struct Known {
 #[derive(Default)]
 struct State {
     /// Chunks this run has taken on, and the replicas they go to.
-    claims: IdMap<ChunkId, Mask>,
+    claims: LargeIdMap<ChunkId, Mask>,
     /// Those of them that are not in a pack yet. Nothing may be committed that may name one of these.
     unsent: BTreeSet<ChunkId>,
     /// Numbers of the packs that this run relies on instead of sending, per replica index.
@@ -113,7 +114,6 @@ impl Known {
             let usable = index.usable(std::slice::from_ref(id)).pop().unwrap_or_default();
             !mask.and(alive).without(usable).is_empty()
         });
-        state.claims.shrink_to_fit();
     }
 
     /// How many chunks were taken on and never sent: nothing may be committed while there are any.

@@ -27,6 +27,9 @@ use crate::store::buffers::buffer;
 /// Room for a trailer's last bytes beyond the target, so that closing a pack never moves it.
 const ROOM: usize = 64 << 10;
 
+/// Chunks in a pack, about: of tiny ones the records in memory outweigh their bytes, from here to where they are published.
+const CHUNKS_MAX: usize = 1 << 15;
+
 /// What the stage is told.
 pub enum ToPack {
     /// Put this into a pack.
@@ -45,6 +48,8 @@ pub enum Packed {
 
 struct Open {
     builder: PackBuilder,
+    /// How many chunks are in it.
+    chunks: usize,
     to: Mask,
     /// What the buffer takes of the budget: never less than it was ever filled to.
     admitted: Admitted,
@@ -139,7 +144,10 @@ pub async fn run(
                 let target = if data { filling.data } else { filling.meta };
                 // Its record counts: of very many tiny chunks, the trailer is longer than the frames.
                 let adds = frame.bytes.len() + RECORD * frame.chunks.len();
-                if open[slot].as_ref().is_some_and(|pack| pack.builder.stored() + adds > target)
+                let full = |pack: &Open| {
+                    pack.builder.stored() + adds > target || (pack.chunks > 0 && pack.chunks + frame.chunks.len() > CHUNKS_MAX)
+                };
+                if open[slot].as_ref().is_some_and(full)
                     && let Some(full) = open[slot].take()
                 {
                     uploading.push(finish(env, keyring, fanout, full, spare(slot)).await?);
@@ -151,6 +159,7 @@ pub async fn run(
                 pack.builder
                     .append(&frame.bytes, frame.shape, &frame.chunks)
                     .map_err(|e| RepositoryError::caused(Fault::Failed, "could not add a frame to a pack", e))?;
+                pack.chunks += frame.chunks.len();
                 known.sent(&frame.chunks);
                 pack.to = pack.to.or(frame.to);
                 pack.admitted.merge(frame.admitted);
@@ -189,7 +198,7 @@ impl Open {
         let kept = spare.and_then(|spare| spare.lock().unwrap_or_else(PoisonError::into_inner).take());
         let (buffer, admitted) = kept.unwrap_or_else(|| (buffer(length + ROOM), Admitted::none()));
         let before = admitted.bytes();
-        Open { builder: PackBuilder::within(kind, env.random(), buffer), to: Mask::default(), admitted, before }
+        Open { builder: PackBuilder::within(kind, env.random(), buffer), chunks: 0, to: Mask::default(), admitted, before }
     }
 }
 

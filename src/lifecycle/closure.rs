@@ -16,7 +16,8 @@ use crate::lifecycle::heal_plan::Needs;
 use crate::progress::Stop;
 use crate::replica::{Mask, REPLICAS_MAX};
 use crate::repository::Repository;
-use crate::repository::chunk_index::{ChunkIndex, IdMap, Place};
+use crate::repository::chunk_index::{ChunkIndex, Place};
+use crate::repository::id_map::LargeIdMap;
 use crate::repository::log::chain;
 use crate::repository::reader::NODES_MAX;
 
@@ -29,7 +30,7 @@ pub struct Closure<'r> {
     index: Arc<RwLock<ChunkIndex>>,
     stop: &'r Stop,
     /// Half an id, and the targets for which everything below that node was looked up. About 40 bytes per node.
-    seen: IdMap<[u8; 16], Mask>,
+    seen: LargeIdMap<[u8; 16], Mask>,
     /// What the snapshot being walked added to `seen`: taken back when the snapshot turns out not to be whole.
     fresh: Vec<([u8; 16], Mask)>,
     /// What targets lack and some replica has.
@@ -47,7 +48,7 @@ impl<'r> Closure<'r> {
             repository,
             index,
             stop,
-            seen: IdMap::default(),
+            seen: LargeIdMap::default(),
             fresh: Vec::new(),
             needs: Needs::default(),
             hits: vec![BTreeSet::new(); REPLICAS_MAX],

@@ -4,9 +4,6 @@
 //! their first 128 bits: "known" is never said on less. Costs about 45 bytes per chunk plus 20 per frame.
 
 use std::collections::BTreeMap;
-#[allow(clippy::disallowed_types)]
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::chunk::id::ChunkId;
 use crate::format::Hash;
@@ -14,29 +11,8 @@ use crate::format::index::Segment;
 use crate::format::pack::PackKind;
 use crate::replica::{Mask, REPLICAS_MAX};
 use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::id_map::{IdMap, LargeIdMap};
 use crate::seal::{Compression, FrameShape};
-
-/// Ids are keyed hashes, as good as random to anyone without the key: their own bits are the hash.
-#[derive(Default)]
-pub struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for part in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..part.len()].copy_from_slice(part);
-            self.0 = self.0.rotate_left(5) ^ u64::from_le_bytes(word);
-        }
-    }
-    fn write_usize(&mut self, _: usize) {}
-}
-
-/// A map keyed by (truncated) chunk ids or object hashes, with an order that a seed replays.
-#[allow(clippy::disallowed_types)]
-pub type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
 #[derive(Clone, Copy)]
 struct Row {
@@ -100,7 +76,7 @@ pub struct ChunkIndex {
     packs: Vec<PackRow>,
     by_hash: IdMap<Hash, u32>,
     frames: Vec<FrameRow>,
-    rows: IdMap<[u8; 16], Row>,
+    rows: LargeIdMap<[u8; 16], Row>,
     more: BTreeMap<[u8; 16], Vec<Row>>,
     memory_max: u64,
 }
@@ -118,7 +94,7 @@ impl ChunkIndex {
             packs: Vec::new(),
             by_hash: IdMap::default(),
             frames: Vec::new(),
-            rows: IdMap::default(),
+            rows: LargeIdMap::default(),
             more: BTreeMap::new(),
             memory_max,
         }
@@ -147,7 +123,6 @@ impl ChunkIndex {
                 distrusted: Mask::default(),
             });
             self.by_hash.insert(hash, number);
-            self.rows.reserve(entry.frames.iter().map(|f| f.lengths.len()).sum());
             for frame in &entry.frames {
                 let frame_number = self.frames.len() as u32;
                 self.frames.push(FrameRow {
@@ -237,7 +212,7 @@ impl ChunkIndex {
             return out;
         }
         let usable = |row: &Row| self.packs[self.frames[row.frame as usize].pack as usize].usable();
-        for (key, row) in &self.rows {
+        for (key, row) in self.rows.iter() {
             let more = if self.more.is_empty() { None } else { self.more.get(key) };
             let at = more.into_iter().flatten().fold(usable(row), |m, row| m.or(usable(row)));
             if !at.is_empty() {

@@ -11,6 +11,7 @@ pub mod chunk_index;
 pub mod error;
 pub mod frames;
 pub mod heads;
+pub mod id_map;
 pub mod init;
 pub mod keyring;
 pub mod keys;

@@ -13,7 +13,8 @@ use crate::format::tree::{Child, TreeKind};
 use crate::progress::Stop;
 use crate::replica::Mask;
 use crate::repository::Repository;
-use crate::repository::chunk_index::{ChunkIndex, IdMap};
+use crate::repository::chunk_index::ChunkIndex;
+use crate::repository::id_map::LargeIdMap;
 use crate::repository::log::chain;
 use crate::repository::reader::NODES_MAX;
 use crate::repository::snapshots::SnapshotView;
@@ -31,7 +32,7 @@ pub struct Walk<'r> {
     findings: &'r Findings,
     stop: &'r Stop,
     /// Half an id, and the replicas for which everything below that node was looked up. About 40 bytes per node.
-    seen: IdMap<[u8; 16], Mask>,
+    seen: LargeIdMap<[u8; 16], Mask>,
 }
 
 /// Where the walk is, for the story.
@@ -58,7 +59,7 @@ impl Place<'_> {
 impl<'r> Walk<'r> {
     /// Nothing seen yet. `index` already knows which packs are not to be relied on where.
     pub fn new(repository: &'r Repository, index: Arc<RwLock<ChunkIndex>>, findings: &'r Findings, stop: &'r Stop) -> Walk<'r> {
-        Walk { repository, index, findings, stop, seen: IdMap::default() }
+        Walk { repository, index, findings, stop, seen: LargeIdMap::default() }
     }
 
     /// Walks one snapshot for the replicas `at`.
