@@ -17,7 +17,7 @@ use holdfast::store::retry::{RetryBudget, RetrySettings, Retrying};
 use holdfast::store::settings::StoreSettings;
 use holdfast::store::{Store, wrap};
 
-use crate::support::faulty_store::{Fault, FaultyStore, How};
+use crate::support::faulty_store::{Call, Fault, FaultyStore, How};
 use crate::support::name;
 use crate::support::recording_store::RecordingStore;
 
@@ -55,9 +55,13 @@ fn chain(faults: Vec<Fault>) -> Chain {
 }
 
 fn chain_with(settings: RetrySettings, fault: impl Fn(usize) -> Fault + Send + Sync + 'static) -> Chain {
+    chain_by_call(settings, move |call| fault(call.index as usize))
+}
+
+fn chain_by_call(settings: RetrySettings, fault: impl Fn(&Call) -> Fault + Send + Sync + 'static) -> Chain {
     let env = Env::inline(7, Time(0));
     let memory = MemoryStore::new(&env, "memory");
-    let faulty = FaultyStore::new(&env, Arc::new(memory.clone()), move |call| fault(call.index as usize));
+    let faulty = FaultyStore::new(&env, Arc::new(memory.clone()), fault);
     let faulty = Arc::new(faulty);
     let store = Retrying::new(&env, faulty.clone(), settings);
     Chain { env, memory, faulty, store }
@@ -127,7 +131,11 @@ async fn attempts_are_bounded_and_waits_grow() {
 #[tokio::test(start_paused = true)]
 async fn silence_ends_an_attempt() {
     for operation in OPERATIONS {
-        let chain = chain(vec![Fault::Stall, Fault::StallAfter]);
+        let chain = chain_by_call(settings(), move |call| match (call.operation == operation, call.nth) {
+            (true, 0) => Fault::Stall,
+            (true, 1) => Fault::StallAfter,
+            _ => Fault::Pass,
+        });
         fill(&chain.memory, 3).await;
         each_operation(&chain.store, operation).await.unwrap_or_else(|e| panic!("{operation:?}: {e}"));
         let waited = chain.env.elapsed();
@@ -136,7 +144,9 @@ async fn silence_ends_an_attempt() {
     for operation in OPERATIONS {
         let chain = chain_with(settings(), |_| Fault::Stall);
         let error = each_operation(&chain.store, operation).await.unwrap_err();
-        assert_eq!((error.kind, chain.faulty.calls()), (StoreErrorKind::TimedOut, 5), "{operation:?}");
+        assert_eq!((error.kind, chain.faulty.calls_of(operation)), (StoreErrorKind::TimedOut, 5), "{operation:?}");
+        let waited = chain.env.elapsed();
+        assert!(waited >= Duration::from_secs(50) && waited < Duration::from_secs(52), "{operation:?}: {waited:?}");
     }
 }
 
@@ -145,6 +155,41 @@ async fn a_large_object_gets_the_time_it_needs() {
     let chain = chain(vec![Fault::Delay(Duration::from_secs(100))]);
     chain.store.put(&name("data/large"), Bytes::from(vec![1; 16 << 20])).await.unwrap();
     assert_eq!(chain.faulty.calls(), 1);
+}
+
+/// Nobody told how large it is: the store is asked beside the reading.
+#[tokio::test(start_paused = true)]
+async fn a_large_object_read_whole_gets_the_time_it_needs() {
+    let object = name("data/large");
+    let getting = |fault: Fault| move |call: &Call| if call.operation == Operation::Get { fault.clone() } else { Fault::Pass };
+    // 8 MiB at the slowest rate are 64 seconds, beside the 10 of any attempt.
+    for (seconds, attempts) in [(4, 1), (9, 1), (73, 1), (75, 5)] {
+        let chain = chain_by_call(settings(), getting(Fault::Delay(Duration::from_secs(seconds))));
+        chain.memory.put(&object, Bytes::from(vec![1; 8 << 20])).await.unwrap();
+        let got = chain.store.get(&object, None).await;
+        assert_eq!((got.is_ok(), chain.faulty.calls_of(Operation::Get)), (attempts == 1, attempts), "{seconds} s");
+        let asked = if seconds < 5 { 0 } else { attempts };
+        assert_eq!(chain.faulty.calls_of(Operation::Stat), asked, "{seconds} s: asked once an attempt, and only where it lasts");
+    }
+    // A small one, an absent one, and one whose size is not told get no more time than any request.
+    for (size, stat) in [
+        (Some(1000), Fault::Pass),
+        (None, Fault::Pass),
+        (Some(8 << 20), Fault::Stall),
+        (Some(8 << 20), Fault::FailBefore(StoreErrorKind::Denied)),
+    ] {
+        let plan = stat.clone();
+        let chain = chain_by_call(RetrySettings { attempts: 1, ..settings() }, move |call| match call.operation {
+            Operation::Get => Fault::Stall,
+            _ => plan.clone(),
+        });
+        if let Some(size) = size {
+            chain.memory.put(&object, Bytes::from(vec![1; size])).await.unwrap();
+        }
+        assert_eq!(chain.store.get(&object, None).await.unwrap_err().kind, StoreErrorKind::TimedOut);
+        let waited = chain.env.elapsed();
+        assert!(waited >= Duration::from_secs(10) && waited < Duration::from_millis(10_100), "{size:?}, {stat:?}: {waited:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
