@@ -339,6 +339,60 @@ async fn only_so_many_at_once_and_first_come_first_served() {
     }
 }
 
+/// Packs wait, a record does not; and however many records come, a pack has its turn, too.
+#[tokio::test(start_paused = true)]
+async fn small_objects_go_before_large_ones_that_wait() {
+    let pack = |i: usize| (name(&format!("data/{i:02}")), Bytes::from(vec![0; 1 << 20]));
+    let record = |i: usize| (name(&format!("log/{i:02}")), bytes("record"));
+    let free = LimitSettings { connections: 1, upload: None, download: None, requests: None };
+    // One request a second, however that comes about.
+    for (slowly, settings) in [
+        (true, free),
+        (false, LimitSettings { connections: 8, upload: Some(1 << 20), ..free }),
+        (false, LimitSettings { connections: 8, requests: Some(1), ..free }),
+    ] {
+        let env = Env::inline(1, Time(0));
+        let recording = RecordingStore::new(Arc::new(MemoryStore::new(&env, "memory")));
+        let inner: Arc<dyn Store> = Arc::new(recording.clone());
+        let store = limited(&env, if slowly { slow(&env, inner) } else { inner }, settings);
+        let put = async |(name, bytes): (ObjectName, Bytes), after: u64| {
+            env.sleep(Duration::from_millis(after)).await;
+            store.put(&name, bytes).await.unwrap();
+        };
+        let packs = join_all((0..20).map(|i| put(pack(i), 0)));
+        let records = join_all((0..2).map(|i| put(record(i), 2500 + i as u64)));
+        let (order, _, _) = futures::join!(
+            async {
+                env.sleep(Duration::from_secs(60)).await;
+                recording.records().into_iter().map(|r| r.name).collect::<Vec<_>>()
+            },
+            packs,
+            records
+        );
+        assert_eq!(order.len(), 22);
+        let at = |i: usize| order.iter().position(|name| *name == record(i).0.as_str()).unwrap();
+        assert!(at(0) >= 2 && at(1) <= 6, "at most the one under way and the next before both: {settings:?}: {order:?}");
+        let packs: Vec<_> = order.iter().filter(|name| name.starts_with("data/")).collect();
+        assert!(packs.is_sorted(), "first come, first served: {order:?}");
+    }
+    // Records without end: thirty wait already, and two come each second.
+    let env = Env::inline(1, Time(0));
+    let recording = RecordingStore::new(Arc::new(MemoryStore::new(&env, "memory")));
+    let store = limited(&env, slow(&env, Arc::new(recording.clone())), connections(1));
+    let put = async |(name, bytes): (ObjectName, Bytes), after: u64| {
+        env.sleep(Duration::from_millis(after)).await;
+        store.put(&name, bytes).await.unwrap();
+    };
+    futures::join!(
+        join_all((0..30).map(|i| put(record(i), 0))),
+        join_all((0..2).map(|i| put(pack(i), 10))),
+        join_all((30..150).map(|i| put(record(i), (i as u64 - 29) * 500))),
+    );
+    let order: Vec<_> = recording.records().into_iter().map(|r| r.name).collect();
+    let at = |i: usize| order.iter().position(|name| *name == pack(i).0.as_str()).unwrap();
+    assert!(at(0) == 30 && at(1) <= 92, "each in its place among those that were there: {order:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn throttling_halves_once_and_success_adds_one() {
     let env = Env::inline(1, Time(0));
