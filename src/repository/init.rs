@@ -168,7 +168,7 @@ async fn create(
     let stored = descriptor.encode().map_err(failed)?;
     match first.store.put(&layout::descriptor(), stored.clone()).await {
         Ok(()) => Ok((stored, true)),
-        Err(e) if e.kind == StoreErrorKind::AlreadyExists || e.is_transient() => {
+        Err(e) if e.kind == StoreErrorKind::AlreadyExists || e.is_ambiguous() => {
             let now = first.store.get(&layout::descriptor(), None).await?;
             let mine = now == stored;
             Ok((now, mine))
@@ -237,7 +237,7 @@ async fn complete(
     if !had {
         match replica.store.put(&layout::descriptor(), stored.clone()).await {
             Ok(()) => {}
-            Err(e) if e.kind == StoreErrorKind::AlreadyExists || e.is_transient() => {
+            Err(e) if e.kind == StoreErrorKind::AlreadyExists || e.is_ambiguous() => {
                 if replica.store.get(&layout::descriptor(), None).await? != *stored {
                     return Err(RepositoryError::new(
                         Fault::Usage,

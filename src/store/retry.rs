@@ -202,15 +202,17 @@ impl Store for Retrying {
                 let error = match self.attempt(size, || format!("put {name}"), work).await {
                     Ok(()) => return Ok(()),
                     // Perhaps it is what an earlier attempt of this very request left there.
-                    Err(exists) if exists.kind == StoreErrorKind::AlreadyExists && in_doubt => {
-                        match self.is_mine(name, &bytes).await {
-                            Ok(true) => return Ok(()),
-                            Ok(false) => return Err(exists),
-                            // Seen a moment ago, gone now: an object that a prune took, or a stale answer.
-                            Err(e) if e.kind == StoreErrorKind::NotFound => StoreError { kind: StoreErrorKind::Unavailable, ..e },
-                            Err(e) => e,
-                        }
-                    }
+                    Err(refused) if in_doubt && !refused.is_transient() => match self.is_mine(name, &bytes).await {
+                        Ok(true) => return Ok(()),
+                        Ok(false) => return Err(StoreError { kind: StoreErrorKind::AlreadyExists, ..refused }),
+                        // Seen a moment ago, gone now: an object that a prune took, or a stale answer.
+                        Err(e) if refused.kind == StoreErrorKind::AlreadyExists => match e.kind {
+                            StoreErrorKind::NotFound => StoreError { kind: StoreErrorKind::Unavailable, ..e },
+                            _ => StoreError { in_doubt: true, ..e },
+                        },
+                        // A refusal does not undo what was sent before, which may still arrive.
+                        Err(_) => return Err(StoreError { in_doubt: true, ..refused }),
+                    },
                     Err(e) => e,
                 };
                 // Whatever is worth repeating may have been carried out: providers throttle and fail after the fact, too.

@@ -245,6 +245,37 @@ async fn another_writers_object_stays_anothers() {
     assert_eq!(chain.faulty.calls(), 1);
 }
 
+/// A refusal answers the attempt that it answers: the one before may have been carried out, or still be under way.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_does_not_hide_the_doubt_before_it() {
+    let object = name("log/1");
+    let refusals =
+        [StoreErrorKind::Denied, StoreErrorKind::Full, StoreErrorKind::Invalid, StoreErrorKind::NotFound, StoreErrorKind::Other];
+    for refusal in refusals {
+        let then = |first: Fault| chain(vec![first, Fault::FailBefore(refusal)]);
+        // It was carried out: the bytes are there.
+        for first in [Fault::StallAfter, Fault::FailAfter(StoreErrorKind::Unavailable)] {
+            let chain = then(first);
+            chain.store.put(&object, bytes("mine")).await.unwrap_or_else(|e| panic!("{refusal:?}: {e}"));
+            assert_eq!(chain.memory.get(&object, None).await.unwrap(), "mine");
+        }
+        // Another was there first.
+        let chain = then(Fault::Stall);
+        chain.memory.put(&object, bytes("other")).await.unwrap();
+        let error = chain.store.put(&object, bytes("mine")).await.unwrap_err();
+        assert_eq!((error.kind, error.is_ambiguous()), (StoreErrorKind::AlreadyExists, false), "{refusal:?}");
+        // Not there yet: it keeps its class, and says that it is not the last word.
+        let chain = then(Fault::Stall);
+        let error = chain.store.put(&object, bytes("mine")).await.unwrap_err();
+        assert_eq!((error.kind, error.is_ambiguous()), (refusal, true));
+        assert!(error.to_string().contains("earlier attempt"), "{error}");
+        // Without an attempt before it a refusal is one.
+        let chain = chain_with(settings(), move |_| Fault::FailBefore(refusal));
+        let error = chain.store.put(&object, bytes("mine")).await.unwrap_err();
+        assert_eq!((error.kind, error.is_ambiguous()), (refusal, false));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_doubt_that_stays_is_neither_success_nor_a_lost_race() {
     let chain = chain_with(settings(), |i| match i {
