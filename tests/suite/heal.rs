@@ -618,3 +618,28 @@ fn the_command() {
     let (_, err) = run(2, &["heal"]);
     assert!(err.contains("choose an empty place"), "{err}");
 }
+
+/// A key object that is damaged at one replica: its name is taken, and nothing is overwritten. That is said, the rest is healed,
+/// and once the object is taken away it is brought back.
+#[tokio::test(start_paused = true)]
+async fn a_damaged_key_is_named_and_comes_back_when_it_is_taken_away() {
+    let (stage, trees) = c_was_away(25, 1).await;
+    let name = stage.names_at(2, "keys/").await.remove(0);
+    let flip = |mut bytes: Vec<u8>| {
+        bytes[40] ^= 1;
+        Some(bytes)
+    };
+    stage.tamper(2, &name, &flip).await;
+    let repository = stage.open().await;
+    let report = healed(&repository, &settings()).await.expect("a heal");
+    drop(repository);
+    let c = &report.replicas[2];
+    assert_eq!((c.snapshots, c.fault), (1, Some(Class::Integrity)), "{report:?}");
+    let why = c.behind.clone().unwrap_or_default();
+    assert!(why.contains(name.as_str()) && why.contains("damaged") && why.contains("heal"), "{why}");
+    assert!(report.replicas[..2].iter().all(|r| r.behind.is_none()), "{report:?}");
+    stage.stores[2].delete(std::slice::from_ref(&name)).await;
+    let report = heal_all(&stage, stage.members()).await;
+    assert_eq!(report.replicas[2].keys, 1, "{report:?}");
+    each_holds(&stage, &[0, 1, 2], &trees).await;
+}
