@@ -673,6 +673,31 @@ async fn who_stalls_midway_is_given_up() {
     each_holds(&stage, &[0, 1, 2], &trees).await;
 }
 
+/// Forgotten elsewhere while it is being healed, a snapshot is not committed.
+#[tokio::test(start_paused = true)]
+async fn what_is_forgotten_meanwhile_is_not_committed() {
+    let (stage, mut trees) = c_was_away(27, 2).await;
+    let slow = |call: &Call| match call.operation {
+        Operation::Put if call.name.starts_with("data/") => Fault::Delay(std::time::Duration::from_secs(10)),
+        _ => Fault::Pass,
+    };
+    let repository = stage.open_at(stage.members_but(2, slow), ReplicaSettings::default()).await.expect("all is well");
+    let other = stage.open().await;
+    let gone = other.live().await[0].id;
+    let forgetting = async {
+        stage.env.sleep(std::time::Duration::from_secs(5)).await;
+        let forget = Action::Forget(Forget { ids: vec![Bytes::copy_from_slice(&gone)] });
+        other.log(1).await.expect("readable").append(forget, true, &[], |_| Ok(())).await.expect("written");
+    };
+    let settings_ = settings();
+    let (report, ()) = futures::join!(healed(&repository, &settings_), forgetting);
+    let report = report.expect("a heal");
+    assert!(report.replicas[2].packs_copied > 0 && report.replicas[2].snapshots == 1, "{report:?}");
+    drop((repository, other));
+    trees.remove(&gone);
+    each_holds(&stage, &[1, 2], &trees).await;
+}
+
 /// A withdrawn key slot is not brought anywhere; those that were not are.
 #[tokio::test(start_paused = true)]
 async fn withdrawn_keys_do_not_come_back() {
