@@ -74,7 +74,9 @@ impl<'r> Parents<'r> {
             match repository.cursor(TreeKind::Catalog, root) {
                 Ok(cursor) => {
                     parents.cursors.push(Place { cursor, at: None, begun: false, ended: false });
-                    let (seconds, nanos) = (view.snapshot.time_seconds, i64::from(view.snapshot.time_nanos) - STAMP_TICK);
+                    // By the clock: the time that a snapshot bears may have been given to it.
+                    let (seconds, nanos) = view.snapshot.began();
+                    let nanos = i64::from(nanos) - STAMP_TICK;
                     let carry = i64::from(nanos < 0);
                     parents.racy.push((seconds - carry, (nanos + carry * 1_000_000_000) as u32));
                 }

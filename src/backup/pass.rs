@@ -65,7 +65,8 @@ pub async fn one_pass(
     again: bool,
 ) -> Result<Passed, BackupError> {
     let env = &repository.env;
-    let now = settings.time.unwrap_or_else(|| env.now());
+    let clock = env.now();
+    let (now, given) = (settings.time.unwrap_or(clock), settings.time.map(|_| clock));
     let taking_part = participants(repository).await?;
     let quorum = repository.set.write_quorum();
     if taking_part.count() < quorum && !settings.dry_run {
@@ -152,6 +153,7 @@ pub async fn one_pass(
                 began: env.elapsed(),
                 last_partial: env.elapsed(),
                 now,
+                given,
             };
             pass.run(recorded).await
         }
@@ -230,6 +232,8 @@ struct Pass<'p, 'r> {
     began: std::time::Duration,
     last_partial: std::time::Duration,
     now: crate::clock::Time,
+    /// The clock's time, where `now` was given and may be any.
+    given: Option<crate::clock::Time>,
 }
 
 impl<'r> Pass<'_, 'r> {
@@ -427,6 +431,8 @@ impl<'r> Pass<'_, 'r> {
             partial,
             run_id: field(&self.repository.run_id),
             duration_ms: self.repository.env.elapsed().saturating_sub(self.began).as_millis() as u64,
+            began_seconds: self.given.map(crate::clock::Time::seconds),
+            began_nanos: self.given.map_or(0, crate::clock::Time::subsec_nanos),
         }
     }
 }

@@ -71,11 +71,8 @@ impl Outbox {
     /// Takes a replica out of the run.
     pub fn fail(&mut self, fanout: &Fanout, repository: &Repository, index: usize, e: RepositoryError) {
         self.faults.push((index, e.fault));
-        let store = repository.set.replicas[index].name.clone();
-        fanout.leave_behind(
-            index,
-            StoreError { kind: StoreErrorKind::Other, store, action: "writing its log".into(), source: Some(Box::new(e)) },
-        );
+        let store = &repository.set.replicas[index].name;
+        fanout.leave_behind(index, StoreError::new(StoreErrorKind::Other, store, "writing its log").because(e));
     }
 
     /// The same for either kind of failure.

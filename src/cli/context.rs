@@ -159,7 +159,7 @@ impl Context {
             let open = async move { store::open(&env, &name, &url, &settings, create).await };
             let store = self.env.timeout(patience, open).await.unwrap_or_else(|| {
                 let action = format!("opening {}", choice.url);
-                Err(StoreError { kind: StoreErrorKind::TimedOut, store: choice.name.clone(), action, source: None })
+                Err(StoreError::new(StoreErrorKind::TimedOut, &choice.name, action))
             });
             Member { name: choice.name.clone(), url: choice.url.to_string(), store }
         }))

@@ -72,6 +72,12 @@ pub struct Snapshot {
     /// How long the run took, in milliseconds.
     #[prost(uint64, tag = "17")]
     pub duration_ms: u64,
+    /// When the run really began, if the time above was given to it and not taken from the clock: seconds since the Unix epoch.
+    #[prost(sint64, optional, tag = "18")]
+    pub began_seconds: Option<i64>,
+    /// Nanoseconds within that second.
+    #[prost(uint32, tag = "19")]
+    pub began_nanos: u32,
 }
 
 /// One tree that was backed up. Keys in its catalog are relative to it.
@@ -172,6 +178,11 @@ impl Snapshot {
         hash_field(SNAPSHOT.what, &self.id)
     }
 
+    /// When the run began by the machine's clock, whatever time it bears: seconds since the Unix epoch, nanoseconds.
+    pub fn began(&self) -> (i64, u32) {
+        self.began_seconds.map_or((self.time_seconds, self.time_nanos), |seconds| (seconds, self.began_nanos))
+    }
+
     /// Tests every bound. A decoded snapshot has passed.
     pub fn verify(&self) -> Result<(), FormatError> {
         let what = SNAPSHOT.what;
@@ -180,7 +191,8 @@ impl Snapshot {
         if !self.parent.is_empty() {
             hash_field(what, &self.parent)?;
         }
-        ensure(self.time_nanos < 1_000_000_000, what, "its nanoseconds make more than a second")?;
+        let nanos = self.time_nanos.max(self.began_nanos);
+        ensure(nanos < 1_000_000_000, what, "its nanoseconds make more than a second")?;
         ensure(self.utc_offset_seconds.unsigned_abs() <= 172_800, what, "its distance from UTC is out of bounds")?;
         ensure(self.roots.len() <= ROOTS_MAX && self.tags.len() <= TAGS_MAX, what, "too many roots or tags")?;
         ensure(self.errors.len() <= PROBLEMS_MAX, what, "too many problems")?;

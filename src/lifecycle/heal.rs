@@ -21,6 +21,7 @@ use crate::progress::{Progress, Stop};
 use crate::replica::Mask;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::keys::KeysCopied;
 use crate::repository::snapshots::LiveSnapshot;
 use crate::repository::writer::{Reliance, WriteFault};
 
@@ -174,13 +175,15 @@ pub async fn run(
         healed: BTreeMap::new(),
         needed: BTreeMap::new(),
         keys: BTreeMap::new(),
+        damaged_keys: BTreeMap::new(),
     };
     if settings.extent == Extent::SmallGaps && !healing.small_gaps().await? {
         return Ok(healing.report);
     }
     let lacked = healing.lacked().await;
     if settings.extent == Extent::Everything && !settings.dry_run {
-        for (target, copied) in repository.copy_keys(healing.targets).await {
+        for KeysCopied { target, copied, damaged } in repository.copy_keys(healing.targets).await {
+            healing.damaged_keys.extend(damaged.into_iter().next().map(|why| (target, why)));
             match copied {
                 Ok(count) => drop(healing.keys.insert(target, count)),
                 Err(e) => healing.transfer.leave(target, e.fault, told(&e)),
@@ -217,6 +220,8 @@ struct Healing<'r> {
     needed: BTreeMap<usize, u64>,
     /// Key objects copied, by target.
     keys: BTreeMap<usize, u64>,
+    /// A key object that is damaged, by target.
+    damaged_keys: BTreeMap<usize, String>,
 }
 
 impl Healing<'_> {
@@ -440,6 +445,8 @@ impl Healing<'_> {
             } else if self.targets.has(i) && self.transfer.moved().short.has(i) {
                 healed.behind = Some("something that was found damaged has no other place yet".into());
                 healed.fault = Some(Fault::Integrity);
+            } else if let Some(why) = self.damaged_keys.remove(&i) {
+                (healed.behind, healed.fault) = (Some(why), Some(Fault::Integrity));
             }
             self.report.replicas.push(healed);
         }

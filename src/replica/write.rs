@@ -34,12 +34,8 @@ async fn put(replica: &Replica, name: &ObjectName, bytes: &Bytes) -> Result<(), 
         Ok(()) => {}
         Err(e) if e.kind == StoreErrorKind::AlreadyExists => {
             if replica.store.get(name, None).await? != *bytes {
-                return Err(StoreError {
-                    kind: StoreErrorKind::Corrupt,
-                    store: replica.name.clone(),
-                    action: format!("put {name}: an object of this name holds other bytes"),
-                    source: None,
-                });
+                let action = format!("put {name}: an object of this name holds other bytes");
+                return Err(StoreError::new(StoreErrorKind::Corrupt, &replica.name, action));
             }
         }
         Err(e) => return Err(e),
@@ -48,11 +44,9 @@ async fn put(replica: &Replica, name: &ObjectName, bytes: &Bytes) -> Result<(), 
 }
 
 async fn prove(replica: &Replica, name: &ObjectName, size: u64) -> Result<Receipt, StoreError> {
-    let lost = |what: &str| StoreError {
-        kind: StoreErrorKind::Other,
-        store: replica.name.clone(),
-        action: format!("put {name}: the store acknowledged {size} bytes but {what}"),
-        source: None,
+    let lost = |what: &str| {
+        let action = format!("put {name}: the store acknowledged {size} bytes but {what}");
+        StoreError::new(StoreErrorKind::Other, &replica.name, action)
     };
     match replica.store.stat(name).await? {
         Some(info) if info.size == size => Ok(Receipt(())),
@@ -294,8 +288,7 @@ async fn watch(shared: Arc<Shared>) {
                 }
             };
             if let Some(action) = why {
-                let store = lane.replica.name.clone();
-                lane.leave(&shared, StoreError { kind: StoreErrorKind::TimedOut, store, action, source: None });
+                lane.leave(&shared, StoreError::new(StoreErrorKind::TimedOut, &lane.replica.name, action));
             }
         }
     }

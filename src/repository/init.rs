@@ -168,7 +168,7 @@ async fn create(
     let stored = descriptor.encode().map_err(failed)?;
     match first.store.put(&layout::descriptor(), stored.clone()).await {
         Ok(()) => Ok((stored, true)),
-        Err(e) if e.kind == StoreErrorKind::AlreadyExists || e.is_transient() => {
+        Err(e) if e.kind == StoreErrorKind::AlreadyExists || e.is_ambiguous() => {
             let now = first.store.get(&layout::descriptor(), None).await?;
             let mine = now == stored;
             Ok((now, mine))
@@ -237,7 +237,7 @@ async fn complete(
     if !had {
         match replica.store.put(&layout::descriptor(), stored.clone()).await {
             Ok(()) => {}
-            Err(e) if e.kind == StoreErrorKind::AlreadyExists || e.is_transient() => {
+            Err(e) if e.kind == StoreErrorKind::AlreadyExists || e.is_ambiguous() => {
                 if replica.store.get(&layout::descriptor(), None).await? != *stored {
                     return Err(RepositoryError::new(
                         Fault::Usage,
@@ -295,7 +295,7 @@ impl Repository {
                 refuse_foreign(replica).await?;
             }
             // Before the descriptor: whoever finds that must find the keys.
-            self.copy_keys(Mask::one(index)).await.into_iter().try_for_each(|(_, copied)| copied.map(drop))?;
+            self.copy_keys(Mask::one(index)).await.into_iter().try_for_each(|one| one.copied.map(drop))?;
             let revoked = self.revoked().await;
             complete(&self.env, &self.set, self.readable(), replica, &self.keyring, &stored, self.descriptor(), &revoked).await
         };

@@ -9,7 +9,7 @@ use crate::format::key_slot::{self, Generation, KeySlot};
 use crate::format::record::{Action, Revoke};
 use crate::format::{Hash, object_hash};
 use crate::replica::Mask;
-use crate::replica::read::read_any;
+use crate::replica::read::{ReadFault, read_any, read_one};
 use crate::replica::write::put_proven;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
@@ -36,6 +36,17 @@ pub struct KeyView {
     pub in_use: bool,
     /// The replicas that hold it.
     pub replicas: Vec<String>,
+}
+
+/// What became of the keys at one replica.
+#[derive(Debug)]
+pub struct KeysCopied {
+    /// Its index.
+    pub target: usize,
+    /// How many it got, or why it could not.
+    pub copied: Result<u64, RepositoryError>,
+    /// Those that are damaged there, and what to do: their names are taken, and nothing is overwritten.
+    pub damaged: Vec<String>,
 }
 
 impl Repository {
@@ -150,34 +161,48 @@ impl Repository {
     }
 
     /// Brings the key slots and generation secrets of this repository that were not withdrawn to the replicas of `to` that
-    /// lack them; gives how many each of those got, or why it could not.
-    pub async fn copy_keys(&self, to: Mask) -> Vec<(usize, Result<u64, RepositoryError>)> {
+    /// lack them, and looks at those that they have.
+    pub async fn copy_keys(&self, to: Mask) -> Vec<KeysCopied> {
         let revoked = self.revoked().await;
         let mut held: BTreeMap<Hash, Mask> = BTreeMap::new();
-        let mut out: Vec<(usize, Result<u64, RepositoryError>)> = to.indices().map(|i| (i, Ok(0))).collect();
+        let fresh = |target| KeysCopied { target, copied: Ok(0), damaged: Vec::new() };
+        let mut out: Vec<KeysCopied> = to.indices().map(fresh).collect();
         for index in self.readable().or(to).indices() {
             let listed: Result<Vec<_>, StoreError> =
                 self.set.replicas[index].store.list(layout::prefix(Class::Key)).try_collect().await;
-            match (listed, out.iter_mut().find(|(i, _)| *i == index)) {
+            match (listed, out.iter_mut().find(|one| one.target == index)) {
                 (Ok(infos), _) => infos.iter().filter_map(|info| layout::parse_hashed(&info.name)).for_each(|(_, id)| {
                     let at = held.entry(id).or_default();
                     *at = at.or(Mask::one(index));
                 }),
-                (Err(e), Some((_, told))) => *told = Err(e.into()),
+                (Err(e), Some(one)) => one.copied = Err(e.into()),
                 // The others have the same keys, or it is none the worse.
                 (Err(_), None) => {}
             }
         }
-        for (id, at) in held.into_iter().filter(|(id, at)| !revoked.contains(id) && !at.covers(to)) {
+        for (id, at) in held.into_iter().filter(|(id, _)| !revoked.contains(id)) {
             let name = layout::hashed(Class::Key, &id);
+            let whole = async |stored: Bytes| match object_hash(&stored) == id {
+                true => Ok(()),
+                false => Err("its bytes do not match its name".into()),
+            };
+            for one in out.iter_mut().filter(|one| at.has(one.target)) {
+                // What cannot be read now is told by whatever needs it.
+                if let Err(ReadFault::Damaged(what)) = read_one(&self.set.replicas[one.target], &name, None, whole).await {
+                    one.damaged.push(format!("{what}: remove it there, then `holdfast heal` brings it back"));
+                }
+            }
+            if at.covers(to) {
+                continue;
+            }
             let ours =
                 async |stored: Bytes| if self.is_key(&id, &stored) { Ok(stored) } else { Err("it is no key of ours".into()) };
             let (Some(stored), _) = read_any(&self.set, at.and(self.readable()), &name, None, ours).await else { continue };
-            for (index, told) in out.iter_mut().filter(|(index, _)| !at.has(*index)) {
-                if let Ok(count) = told {
-                    match put_proven(&self.set.replicas[*index], &name, &stored).await {
+            for one in out.iter_mut().filter(|one| !at.has(one.target)) {
+                if let Ok(count) = &mut one.copied {
+                    match put_proven(&self.set.replicas[one.target], &name, &stored).await {
                         Ok(_) => *count += 1,
-                        Err(e) => *told = Err(e.into()),
+                        Err(e) => one.copied = Err(e.into()),
                     }
                 }
             }

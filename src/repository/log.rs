@@ -375,7 +375,7 @@ impl Log {
         for _ in 0..SENDS_MAX {
             match self.replica.store.put(name, stored.clone()).await {
                 Ok(()) => return Ok(true),
-                Err(e) if e.kind == StoreErrorKind::AlreadyExists || e.is_transient() => last = Some(e),
+                Err(e) if e.kind == StoreErrorKind::AlreadyExists || e.is_ambiguous() => last = Some(e),
                 Err(e) if last.is_none() => return Err(e.into()),
                 // An earlier sending may still arrive: this refusal does not undo it.
                 Err(e) => {

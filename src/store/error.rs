@@ -33,6 +33,8 @@ pub enum StoreErrorKind {
 pub struct StoreError {
     /// What to do next.
     pub kind: StoreErrorKind,
+    /// Whether an earlier attempt of the same request may have been carried out all the same, however the last one ended.
+    pub in_doubt: bool,
     /// Which store, by its configured name.
     pub store: String,
     /// What was being done, e.g. `put data/ab/abcd…`.
@@ -44,7 +46,7 @@ pub struct StoreError {
 impl StoreError {
     /// An error of `kind` at the store `label` while doing `action`, without a cause.
     pub fn new(kind: StoreErrorKind, label: &str, action: impl Into<String>) -> StoreError {
-        StoreError { kind, store: label.to_owned(), action: action.into(), source: None }
+        StoreError { kind, in_doubt: false, store: label.to_owned(), action: action.into(), source: None }
     }
     /// The same error with what the store or the system said.
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
@@ -60,6 +62,10 @@ impl StoreError {
             source = cause.source();
         }
         text
+    }
+    /// Whether the request may have been carried out although it failed: what became of it is to be read.
+    pub fn is_ambiguous(&self) -> bool {
+        self.in_doubt || self.is_transient()
     }
     /// Whether the same request may succeed when sent again.
     pub fn is_transient(&self) -> bool {
@@ -84,7 +90,8 @@ impl fmt::Display for StoreError {
             StoreErrorKind::Invalid => "invalid request",
             StoreErrorKind::Other => "failed",
         };
-        write!(f, "store {}: {}: {what}", self.store, self.action)
+        let doubt = if self.in_doubt { " (whether an earlier attempt was carried out is not known)" } else { "" };
+        write!(f, "store {}: {}: {what}{doubt}", self.store, self.action)
     }
 }
 

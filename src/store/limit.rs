@@ -35,18 +35,46 @@ impl LimitSettings {
     pub fn pressure(&self) -> Pressure {
         let most = self.connections.clamp(1, Semaphore::MAX_PERMITS);
         let state = State { allowed: most, owed: 0, successes: 0, halved: None };
-        Pressure(Arc::new(Gate { most, turns: Semaphore::new(most), state: Mutex::new(state) }))
+        Pressure(Arc::new(Gate { most, turns: Turns::new(most), state: Mutex::new(state) }))
+    }
+}
+
+/// Objects of this size or more can wait, in bytes: others wait for what is smaller (a record, what is to be published).
+const PATIENT: usize = 1 << 20;
+
+/// Waits shorter than this are owed and not slept: timers are not finer.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Turns of two classes. Who cannot wait stands in the queue itself; of those who can, only the first does, and all others
+/// behind it. So at most one of them is before whoever comes, and it is never passed over where it stands: none starves.
+struct Turns {
+    queue: Semaphore,
+    patient: Semaphore,
+}
+
+impl Turns {
+    fn new(turns: usize) -> Turns {
+        Turns { queue: Semaphore::new(turns), patient: Semaphore::new(1) }
+    }
+
+    /// Waits for a turn, first come, first served within a class.
+    async fn take(&self, can_wait: bool) -> SemaphorePermit<'_> {
+        let _first = match can_wait {
+            true => Some(self.patient.acquire().await.expect("the gate is never closed")),
+            false => None,
+        };
+        self.queue.acquire().await.expect("the gate is never closed")
     }
 }
 
 /// How many requests may be under way: halved when the store throttles, one more after as many successes in a row
-/// as are allowed at once. A handle, cheap to clone; turns are given first come, first served.
+/// as are allowed at once. A handle, cheap to clone.
 #[derive(Clone)]
 pub struct Pressure(Arc<Gate>);
 
 struct Gate {
     most: usize,
-    turns: Semaphore,
+    turns: Turns,
     state: Mutex<State>,
 }
 
@@ -81,7 +109,7 @@ impl Pressure {
         let fewer = (state.allowed / 2).max(1);
         state.owed += state.allowed - fewer;
         state.allowed = fewer;
-        state.owed -= self.0.turns.forget_permits(state.owed);
+        state.owed -= self.0.turns.queue.forget_permits(state.owed);
     }
 
     fn succeeded(&self) {
@@ -93,7 +121,7 @@ impl Pressure {
             if state.owed > 0 {
                 state.owed -= 1;
             } else {
-                self.0.turns.add_permits(1);
+                self.0.turns.queue.add_permits(1);
             }
         }
     }
@@ -102,9 +130,8 @@ impl Pressure {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn turn(&self) -> Turn<'_> {
-        let permit = self.0.turns.acquire().await.expect("the gate is never closed");
-        Turn { gate: &self.0, permit: Some(permit) }
+    async fn turn(&self, can_wait: bool) -> Turn<'_> {
+        Turn { gate: &self.0, permit: Some(self.0.turns.take(can_wait).await) }
     }
 }
 
@@ -120,15 +147,17 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// So much per second (bytes, requests), by booking: each is given the moment the ones before it are paid for.
+/// So much per second (bytes, requests), by booking: each is given the moment the ones before it are paid for. Who waits
+/// for that moment holds the only turn, so that the next one is not booked before it is known who that is.
 struct Rate {
     per_second: u64,
     free_at: Mutex<Duration>,
+    turns: Turns,
 }
 
 impl Rate {
     fn new(limit: Option<u64>) -> Option<Rate> {
-        limit.map(|rate| Rate { per_second: rate.max(1), free_at: Mutex::new(Duration::ZERO) })
+        limit.map(|rate| Rate { per_second: rate.max(1), free_at: Mutex::new(Duration::ZERO), turns: Turns::new(1) })
     }
 
     /// Books `much` and gives the time to wait before it may go.
@@ -161,10 +190,11 @@ impl Limited {
     }
 
     /// Waits until `much` may go. Before the turn is taken: who waits for bytes holds up nobody's stat.
-    async fn paced(&self, rate: Option<&Rate>, much: u64) {
+    async fn paced(&self, rate: Option<&Rate>, much: u64, can_wait: bool) {
         if let Some(rate) = rate {
+            let _turn = rate.turns.take(can_wait).await;
             let wait = rate.book(self.env.elapsed(), much);
-            if !wait.is_zero() {
+            if wait >= TICK {
                 self.env.sleep(wait).await;
             }
         }
@@ -180,9 +210,9 @@ impl Limited {
         }
     }
 
-    async fn limited<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        self.paced(self.requests.as_ref(), 1).await;
-        let _turn = self.pressure.turn().await;
+    async fn limited<T>(&self, can_wait: bool, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.paced(self.requests.as_ref(), 1, can_wait).await;
+        let _turn = self.pressure.turn(can_wait).await;
         let began = self.env.elapsed();
         let result = work.await;
         self.learn(began, result.as_ref().err());
@@ -197,16 +227,17 @@ impl Store for Limited {
 
     fn put<'a>(&'a self, name: &'a ObjectName, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            self.paced(self.upload.as_ref(), bytes.len() as u64).await;
-            self.limited(self.inner.put(name, bytes)).await
+            let can_wait = bytes.len() >= PATIENT;
+            self.paced(self.upload.as_ref(), bytes.len() as u64, can_wait).await;
+            self.limited(can_wait, self.inner.put(name, bytes)).await
         })
     }
 
     fn get<'a>(&'a self, name: &'a ObjectName, range: Option<Range<u64>>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
         Box::pin(async move {
             let known = range.as_ref().map_or(0, |r| r.end.saturating_sub(r.start)).min(crate::store::OBJECT_MAX as u64);
-            self.paced(self.download.as_ref(), known).await;
-            let result = self.limited(self.inner.get(name, range)).await;
+            self.paced(self.download.as_ref(), known, false).await;
+            let result = self.limited(false, self.inner.get(name, range)).await;
             // How much a whole object is shows only now: those that come after wait for it.
             if let (Some(rate), Ok(bytes)) = (&self.download, &result) {
                 rate.book(self.env.elapsed(), (bytes.len() as u64).saturating_sub(known));
@@ -216,15 +247,15 @@ impl Store for Limited {
     }
 
     fn stat<'a>(&'a self, name: &'a ObjectName) -> BoxFuture<'a, Result<Option<ObjectInfo>, StoreError>> {
-        Box::pin(self.limited(self.inner.stat(name)))
+        Box::pin(self.limited(false, self.inner.stat(name)))
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
         // A turn for each wait, never while the caller holds the stream: it may need turns itself to go on.
         stream::unfold(Some(self.inner.list(prefix)), move |pages| async move {
             let mut pages = pages?;
-            self.paced(self.requests.as_ref(), 1).await;
-            let turn = self.pressure.turn().await;
+            self.paced(self.requests.as_ref(), 1, false).await;
+            let turn = self.pressure.turn(false).await;
             let began = self.env.elapsed();
             let mut batch = Vec::new();
             let mut next = Some(pages.next().await);
@@ -244,8 +275,8 @@ impl Store for Limited {
 
     fn delete<'a>(&'a self, names: &'a [ObjectName]) -> BoxFuture<'a, Vec<(ObjectName, StoreError)>> {
         Box::pin(async move {
-            self.paced(self.requests.as_ref(), 1).await;
-            let _turn = self.pressure.turn().await;
+            self.paced(self.requests.as_ref(), 1, false).await;
+            let _turn = self.pressure.turn(false).await;
             let began = self.env.elapsed();
             let left = self.inner.delete(names).await;
             let throttled = left.iter().find(|(_, e)| matches!(e.kind, StoreErrorKind::Throttled(_)));

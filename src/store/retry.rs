@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::clock::Env;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::limit::Pressure;
 use crate::store::name::ObjectName;
-use crate::store::{ObjectInfo, Store};
+use crate::store::{OBJECT_MAX, ObjectInfo, Store};
 
 /// The slowest connection worth having, in bytes per second: what is moved gets its time at this rate on top of
 /// the attempt's timeout, so that a large object on a thin line is not cut off for ever.
@@ -102,6 +102,11 @@ impl Retrying {
         enough
     }
 
+    /// How long an attempt that moves `bytes` may take.
+    fn time(&self, bytes: u64) -> Duration {
+        self.settings.attempt_timeout + Duration::from_millis(bytes.saturating_mul(1000) / SLOWEST)
+    }
+
     /// One attempt, cut off after its time: what moves `bytes` gets their time as well.
     async fn attempt<T>(
         &self,
@@ -109,9 +114,42 @@ impl Retrying {
         action: impl FnOnce() -> String,
         work: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let began = self.env.elapsed();
-        let time = self.settings.attempt_timeout + Duration::from_millis(bytes.saturating_mul(1000) / SLOWEST);
-        let result = self.env.timeout(time, work).await.unwrap_or_else(|| {
+        let (began, time) = (self.env.elapsed(), self.time(bytes));
+        let result = self.env.timeout(time, work).await;
+        self.ended(began, time, action, result)
+    }
+
+    /// One attempt at a whole object, whose size nobody told. Who has not got it at half time asks for its size beside it: a
+    /// large one gets the time that its bytes need, and a store that does not answer gets no more than it had.
+    async fn whole(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
+        let (began, half) = (self.env.elapsed(), self.settings.attempt_timeout / 2);
+        let (mut time, mut work) = (self.time(0), self.inner.get(name, None));
+        let mut result = self.env.timeout(half, &mut work).await;
+        if result.is_none() {
+            let size = std::pin::pin!(self.env.timeout(half, self.inner.stat(name)));
+            match select(&mut work, size).await {
+                Either::Left((done, _)) => result = Some(done),
+                Either::Right((told, _)) => {
+                    if let Some(Ok(Some(info))) = told {
+                        time = self.time(info.size.min(OBJECT_MAX as u64));
+                    }
+                    let left = (began + time).saturating_sub(self.env.elapsed());
+                    result = self.env.timeout(left, work).await;
+                }
+            }
+        }
+        self.ended(began, time, || format!("get {name}"), result)
+    }
+
+    /// What an attempt came to that began at `began` and had `time`; `None` if that was not enough.
+    fn ended<T>(
+        &self,
+        began: Duration,
+        time: Duration,
+        action: impl FnOnce() -> String,
+        result: Option<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let result = result.unwrap_or_else(|| {
             let cause = format!("no answer within {time:?}");
             Err(StoreError::new(StoreErrorKind::TimedOut, self.inner.label(), action()).because(cause))
         });
@@ -164,15 +202,17 @@ impl Store for Retrying {
                 let error = match self.attempt(size, || format!("put {name}"), work).await {
                     Ok(()) => return Ok(()),
                     // Perhaps it is what an earlier attempt of this very request left there.
-                    Err(exists) if exists.kind == StoreErrorKind::AlreadyExists && in_doubt => {
-                        match self.is_mine(name, &bytes).await {
-                            Ok(true) => return Ok(()),
-                            Ok(false) => return Err(exists),
-                            // Seen a moment ago, gone now: an object that a prune took, or a stale answer.
-                            Err(e) if e.kind == StoreErrorKind::NotFound => StoreError { kind: StoreErrorKind::Unavailable, ..e },
-                            Err(e) => e,
-                        }
-                    }
+                    Err(refused) if in_doubt && !refused.is_transient() => match self.is_mine(name, &bytes).await {
+                        Ok(true) => return Ok(()),
+                        Ok(false) => return Err(StoreError { kind: StoreErrorKind::AlreadyExists, ..refused }),
+                        // Seen a moment ago, gone now: an object that a prune took, or a stale answer.
+                        Err(e) if refused.kind == StoreErrorKind::AlreadyExists => match e.kind {
+                            StoreErrorKind::NotFound => StoreError { kind: StoreErrorKind::Unavailable, ..e },
+                            _ => StoreError { in_doubt: true, ..e },
+                        },
+                        // A refusal does not undo what was sent before, which may still arrive.
+                        Err(_) => return Err(StoreError { in_doubt: true, ..refused }),
+                    },
                     Err(e) => e,
                 };
                 // Whatever is worth repeating may have been carried out: providers throttle and fail after the fact, too.
@@ -187,10 +227,15 @@ impl Store for Retrying {
     fn get<'a>(&'a self, name: &'a ObjectName, range: Option<Range<u64>>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
         Box::pin(async move {
             let mut request = self.request();
-            let size = range.as_ref().map_or(0, |r| r.end.saturating_sub(r.start)).min(crate::store::OBJECT_MAX as u64);
             loop {
-                let work = self.inner.get(name, range.clone());
-                match self.attempt(size, || format!("get {name}"), work).await {
+                let attempt = match &range {
+                    None => self.whole(name).await,
+                    Some(part) => {
+                        let size = part.end.saturating_sub(part.start).min(OBJECT_MAX as u64);
+                        self.attempt(size, || format!("get {name}"), self.inner.get(name, range.clone())).await
+                    }
+                };
+                match attempt {
                     Err(e) if request.again(&e).await => {}
                     result => return result,
                 }

@@ -283,6 +283,7 @@ fn snapshot() -> Snapshot {
         partial: true,
         run_id: name(0x35),
         duration_ms: 1500,
+        ..Snapshot::default()
     }
 }
 

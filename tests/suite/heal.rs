@@ -16,7 +16,9 @@ use holdfast::progress::{Progress, Stop};
 use holdfast::replica::{Member, ReplicaSettings};
 use holdfast::repository::Repository;
 use holdfast::repository::error::Fault as Class;
+use holdfast::repository::keyring::Unlock;
 use holdfast::repository::layout;
+use holdfast::seal::key::KdfParams;
 use holdfast::store::Store;
 use holdfast::store::error::StoreErrorKind;
 use holdfast::store::memory::MemoryStore;
@@ -617,4 +619,234 @@ fn the_command() {
     std::fs::write(at("stores/four/photos/beach.jpg"), "sand").expect("written");
     let (_, err) = run(2, &["heal"]);
     assert!(err.contains("choose an empty place"), "{err}");
+}
+
+/// One that stops answering, and says nothing of it, in the middle.
+#[tokio::test(start_paused = true)]
+async fn who_stalls_midway_is_given_up() {
+    // A target: it is named, and what is published stays.
+    let (stage, trees) = c_was_away(20, 2).await;
+    for class in ["data/", "index/", "snapshots/", "log/"] {
+        let stalls = move |call: &Call| match call.operation {
+            Operation::Put if call.name.starts_with(class) && (class != "data/" || call.nth > 2) => Fault::Stall,
+            _ => Fault::Pass,
+        };
+        let repository = stage.open_at(stage.members_but(2, stalls), ReplicaSettings::default()).await.expect("all is well");
+        let report = healed(&repository, &settings()).await.expect("the others are fine");
+        let c = &report.replicas[2];
+        assert!(c.behind.as_ref().is_some_and(|why| why.contains("store c")), "{class}: {report:?}");
+        assert!(report.replicas[..2].iter().all(|r| r.behind.is_none()), "{class}: {report:?}");
+        drop(repository);
+        let alone = stage.open_alone(2).await;
+        for live in alone.live().await {
+            assert!(contents(&alone, live.id).await.expect("what is committed is whole") == trees[&live.id]);
+        }
+        drop(alone);
+    }
+    heal_all(&stage, stage.members()).await;
+    each_holds(&stage, &[0, 1, 2], &trees).await;
+
+    // One source: the other gives everything.
+    let stalls = |call: &Call| match call.operation {
+        Operation::Get if call.name.starts_with("data/") && call.nth > 12 => Fault::Stall,
+        _ => Fault::Pass,
+    };
+    let (stage, trees) = c_was_away(21, 2).await;
+    let set = ReplicaSettings { prefer: vec!["a".into()], ..ReplicaSettings::default() };
+    let repository = stage.open_at(stage.members_but(0, stalls), set).await.expect("all is well");
+    let report = healed(&repository, &settings()).await.expect("a heal");
+    assert!(report.replicas[2].behind.is_none() && report.replicas[2].snapshots == 2, "{report:?}");
+    drop(repository);
+    each_holds(&stage, &[0, 1, 2], &trees).await;
+
+    // All sources: it ends, nothing is committed that is not whole, and the next heal completes it.
+    let (stage, trees) = c_was_away(22, 2).await;
+    let mut members = stage.members_but(0, |call| if call.name.starts_with("data/") { Fault::Stall } else { Fault::Pass });
+    let other = |call: &Call| if call.name.starts_with("data/") { Fault::Stall } else { Fault::Pass };
+    members[1] = stage.wrapped("b", Arc::new(FaultyStore::new(&stage.env, Arc::new(stage.stores[1].clone()), other)));
+    let repository = stage.open_at(members, ReplicaSettings::default()).await.expect("all is well");
+    let report = healed(&repository, &settings()).await.expect("it ends");
+    let c = &report.replicas[2];
+    assert!(c.behind.is_some() && c.snapshots == 0, "{report:?}");
+    drop(repository);
+    heal_all(&stage, stage.members()).await;
+    each_holds(&stage, &[0, 1, 2], &trees).await;
+}
+
+/// Forgotten elsewhere while it is being healed, a snapshot is not committed.
+#[tokio::test(start_paused = true)]
+async fn what_is_forgotten_meanwhile_is_not_committed() {
+    let (stage, mut trees) = c_was_away(27, 2).await;
+    let slow = |call: &Call| match call.operation {
+        Operation::Put if call.name.starts_with("data/") => Fault::Delay(std::time::Duration::from_secs(10)),
+        _ => Fault::Pass,
+    };
+    let repository = stage.open_at(stage.members_but(2, slow), ReplicaSettings::default()).await.expect("all is well");
+    let other = stage.open().await;
+    let gone = other.live().await[0].id;
+    let forgetting = async {
+        stage.env.sleep(std::time::Duration::from_secs(5)).await;
+        let forget = Action::Forget(Forget { ids: vec![Bytes::copy_from_slice(&gone)] });
+        other.log(1).await.expect("readable").append(forget, true, &[], |_| Ok(())).await.expect("written");
+    };
+    let settings_ = settings();
+    let (report, ()) = futures::join!(healed(&repository, &settings_), forgetting);
+    let report = report.expect("a heal");
+    assert!(report.replicas[2].packs_copied > 0 && report.replicas[2].snapshots == 1, "{report:?}");
+    drop((repository, other));
+    trees.remove(&gone);
+    each_holds(&stage, &[1, 2], &trees).await;
+}
+
+/// A withdrawn key slot is not brought anywhere; those that were not are.
+#[tokio::test(start_paused = true)]
+async fn withdrawn_keys_do_not_come_back() {
+    let stage = Stage::new(23);
+    let two = || stage.members().into_iter().take(2).collect::<Vec<_>>();
+    stage.init_at(two()).await.expect("two stores");
+    let source = tree(23, 10, 30_000);
+    backup(&stage, two(), source.path(), &mut Trees::new()).await;
+    let repository = stage.open_at(two(), ReplicaSettings::default()).await.expect("all is well");
+    let mut added = Vec::new();
+    for label in ["stays", "goes"] {
+        let key = Unlock::Passphrase(label.as_bytes().to_vec().into());
+        added.push(repository.add_key(&key, KdfParams::floor_for_tests(), true, label).await.expect("added"));
+    }
+    repository.remove_key(&hex::encode(added[1])).await.expect("withdrawn");
+    drop(repository);
+    let repository = stage.open().await;
+    repository.begin(2).await.expect("it is empty");
+    drop(repository);
+    heal_all(&stage, stage.members()).await;
+    let held = rig::names(&stage.stores[2], "keys/").await;
+    let holds = |id: &Hash| held.iter().any(|name| name.ends_with(&hex::encode(id)));
+    assert!(holds(&added[0]) && !holds(&added[1]) && held.len() == 3, "{held:?}");
+}
+
+/// The same pack is damaged at every replica, in another frame each, and trusted nowhere: its frames are good somewhere.
+#[tokio::test(start_paused = true)]
+async fn frames_are_gathered_from_packs_that_nobody_trusts() {
+    let (stage, trees) = c_was_away(24, 0).await;
+    let names = stage.names_at(0, "data/").await;
+    for name in &names[..2] {
+        let flip = |at: fn(usize) -> usize| {
+            move |mut bytes: Vec<u8>| {
+                let at = at(bytes.len());
+                bytes[at] ^= 8;
+                Some(bytes)
+            }
+        };
+        stage.tamper(0, name, &flip(|_| 100)).await;
+        stage.tamper(1, name, &flip(|length| length / 2)).await;
+        stage.tamper(2, name, &|_| None).await;
+    }
+    let repository = stage.open().await;
+    rig::verify_all(&repository).await.expect_err("it is damaged");
+    drop(repository);
+    let repository = stage.open().await;
+    for i in 0..3 {
+        assert_eq!(repository.log(i).await.expect("readable").state.distrusted.len(), 2, "replica {i}");
+    }
+    drop(repository);
+    let report = heal_all(&stage, stage.members()).await;
+    assert!(report.replicas.iter().all(|r| r.packs_made > 0 && r.packs_copied == 0), "{report:?}");
+    for name in &names[..2] {
+        for store in &stage.stores {
+            store.delete(std::slice::from_ref(name)).await;
+        }
+    }
+    each_holds(&stage, &[0, 1, 2], &trees).await;
+}
+
+/// A key object that is damaged at one replica: its name is taken, and nothing is overwritten. That is said, the rest is healed,
+/// and once the object is taken away it is brought back.
+#[tokio::test(start_paused = true)]
+async fn a_damaged_key_is_named_and_comes_back_when_it_is_taken_away() {
+    let (stage, trees) = c_was_away(25, 1).await;
+    let name = stage.names_at(2, "keys/").await.remove(0);
+    let flip = |mut bytes: Vec<u8>| {
+        bytes[40] ^= 1;
+        Some(bytes)
+    };
+    stage.tamper(2, &name, &flip).await;
+    let repository = stage.open().await;
+    let report = healed(&repository, &settings()).await.expect("a heal");
+    drop(repository);
+    let c = &report.replicas[2];
+    assert_eq!((c.snapshots, c.fault), (1, Some(Class::Integrity)), "{report:?}");
+    let why = c.behind.clone().unwrap_or_default();
+    assert!(why.contains(name.as_str()) && why.contains("damaged") && why.contains("heal"), "{why}");
+    assert!(report.replicas[..2].iter().all(|r| r.behind.is_none()), "{report:?}");
+    stage.stores[2].delete(std::slice::from_ref(&name)).await;
+    let report = heal_all(&stage, stage.members()).await;
+    assert_eq!(report.replicas[2].keys, 1, "{report:?}");
+    each_holds(&stage, &[0, 1, 2], &trees).await;
+}
+
+/// SIGTERM in the middle: the process says so and ends soon, and the next heal goes on.
+#[test]
+fn a_signal_midway() {
+    let desk = tempfile::tempdir().expect("a folder");
+    let at = |path: &str| desk.path().join(path);
+    let write = |stores: &[&str], limit: &str| {
+        let mut config = "[repository]\nkey_file = \"key\"\nstate_dir = \"state\"\nwrite_quorum = 1\n\
+                          [backup]\ndata_pack = \"1 MiB\"\nmeta_pack = \"1 MiB\"\n"
+            .to_owned();
+        stores.iter().for_each(|name| {
+            let limit = if *name == "three" { limit } else { "" };
+            config += &format!("[[store]]\nname = \"{name}\"\nurl = \"file:stores/{name}\"\n{limit}");
+        });
+        std::fs::write(at("holdfast.toml"), config).expect("written");
+    };
+    let command = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command.args(words).current_dir(desk.path()).stdin(Stdio::null()).env("HOME", at("home"));
+        std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("HOLDFAST_")).for_each(|(n, _)| {
+            command.env_remove(n);
+        });
+        command
+    };
+    let run = |code: i32, words: &[&str]| {
+        let output = command(words).output().expect("it starts");
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{words:?}\n{err}");
+    };
+    std::fs::create_dir(at("src")).expect("made");
+    grow(&at("src"), 26, 0..40, 1 << 20);
+    write(&["one", "two"], "");
+    run(0, &["backup", "--init", "src"]);
+    std::fs::create_dir_all(at("stores/three")).expect("made");
+    write(&["one", "two", "three"], "upload_limit = \"1 MiB\"\n");
+    let child = command(&["heal"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let packs_of = |store: &str| {
+        let folders = ["data", "meta"].map(|class| at("stores").join(store).join(class));
+        folders.iter().filter(|folder| folder.exists()).map(|folder| files_below(folder).len()).sum::<usize>()
+    };
+    let packs = || packs_of("three");
+    let began = std::time::Instant::now();
+    while packs() < 2 {
+        assert!(began.elapsed().as_secs() < 120, "nothing is copied");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("sent");
+    let output = child.wait_with_output().expect("ended");
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(143), "{err}");
+    assert!(err.contains("what was copied so far is not copied again"), "{err}");
+    let before = packs();
+    assert!((2..packs_of("one")).contains(&before), "{before} packs: it was over");
+    write(&["one", "two", "three"], "");
+    let output = command(&["heal", "--json"]).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let summary: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    let three = summary["replicas"].as_array().expect("replicas").iter().find(|r| r["name"] == "three").expect("there").clone();
+    let copied = three["packs_copied"].as_u64().expect("a number");
+    assert!(copied > 0 && copied as usize + before <= packs_of("one"), "what was published is not copied again: {text}");
+    run(0, &["restore", "latest", "--from", "three", "--target", "back"]);
+    let source = std::fs::canonicalize(at("src")).expect("there");
+    let back = at("back").join(source.strip_prefix("/").expect("absolute"));
+    assert!(files_below(&at("src")) == files_below(&back));
+    run(0, &["verify", "--read-data"]);
 }

@@ -521,3 +521,26 @@ async fn progress_ends_where_it_said() {
         assert!(report.entries > 30);
     }
 }
+
+/// The time that a snapshot bears may be given to it, and be any. What changed too recently to be trusted is told by the clock.
+#[tokio::test(start_paused = true)]
+async fn a_given_time_does_not_make_recent_changes_trusted() {
+    use crate::support::stage::{Stage, WALL, backing_up, run, tree};
+    use holdfast::clock::{Env, Time};
+
+    const LONG_AGO: Time = Time(1_000_000_000_000_000_000);
+    // By the first clock every file changed after the run began, by the second long before.
+    for (clock, read_again) in [(LONG_AGO, true), (WALL, false)] {
+        for given in [None, Some(LONG_AGO), Some(WALL)] {
+            let stage = Stage { env: Env::inline(9, clock), ..Stage::new(9) };
+            stage.init().await;
+            let source = tree(9, 5, 30_000);
+            for round in 0..2 {
+                let settings = BackupSettings { time: given, ..backing_up(source.path()) };
+                let report = run(&stage.open().await, &settings).await.expect("a backup");
+                let read = report.statistics.bytes_read;
+                assert_eq!(read > 0, round == 0 || read_again, "clock {clock:?}, given {given:?}, round {round}: {read} bytes");
+            }
+        }
+    }
+}

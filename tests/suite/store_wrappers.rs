@@ -17,7 +17,7 @@ use holdfast::store::retry::{RetryBudget, RetrySettings, Retrying};
 use holdfast::store::settings::StoreSettings;
 use holdfast::store::{Store, wrap};
 
-use crate::support::faulty_store::{Fault, FaultyStore, How};
+use crate::support::faulty_store::{Call, Fault, FaultyStore, How};
 use crate::support::name;
 use crate::support::recording_store::RecordingStore;
 
@@ -55,9 +55,13 @@ fn chain(faults: Vec<Fault>) -> Chain {
 }
 
 fn chain_with(settings: RetrySettings, fault: impl Fn(usize) -> Fault + Send + Sync + 'static) -> Chain {
+    chain_by_call(settings, move |call| fault(call.index as usize))
+}
+
+fn chain_by_call(settings: RetrySettings, fault: impl Fn(&Call) -> Fault + Send + Sync + 'static) -> Chain {
     let env = Env::inline(7, Time(0));
     let memory = MemoryStore::new(&env, "memory");
-    let faulty = FaultyStore::new(&env, Arc::new(memory.clone()), move |call| fault(call.index as usize));
+    let faulty = FaultyStore::new(&env, Arc::new(memory.clone()), fault);
     let faulty = Arc::new(faulty);
     let store = Retrying::new(&env, faulty.clone(), settings);
     Chain { env, memory, faulty, store }
@@ -127,7 +131,11 @@ async fn attempts_are_bounded_and_waits_grow() {
 #[tokio::test(start_paused = true)]
 async fn silence_ends_an_attempt() {
     for operation in OPERATIONS {
-        let chain = chain(vec![Fault::Stall, Fault::StallAfter]);
+        let chain = chain_by_call(settings(), move |call| match (call.operation == operation, call.nth) {
+            (true, 0) => Fault::Stall,
+            (true, 1) => Fault::StallAfter,
+            _ => Fault::Pass,
+        });
         fill(&chain.memory, 3).await;
         each_operation(&chain.store, operation).await.unwrap_or_else(|e| panic!("{operation:?}: {e}"));
         let waited = chain.env.elapsed();
@@ -136,7 +144,9 @@ async fn silence_ends_an_attempt() {
     for operation in OPERATIONS {
         let chain = chain_with(settings(), |_| Fault::Stall);
         let error = each_operation(&chain.store, operation).await.unwrap_err();
-        assert_eq!((error.kind, chain.faulty.calls()), (StoreErrorKind::TimedOut, 5), "{operation:?}");
+        assert_eq!((error.kind, chain.faulty.calls_of(operation)), (StoreErrorKind::TimedOut, 5), "{operation:?}");
+        let waited = chain.env.elapsed();
+        assert!(waited >= Duration::from_secs(50) && waited < Duration::from_secs(52), "{operation:?}: {waited:?}");
     }
 }
 
@@ -145,6 +155,41 @@ async fn a_large_object_gets_the_time_it_needs() {
     let chain = chain(vec![Fault::Delay(Duration::from_secs(100))]);
     chain.store.put(&name("data/large"), Bytes::from(vec![1; 16 << 20])).await.unwrap();
     assert_eq!(chain.faulty.calls(), 1);
+}
+
+/// Nobody told how large it is: the store is asked beside the reading.
+#[tokio::test(start_paused = true)]
+async fn a_large_object_read_whole_gets_the_time_it_needs() {
+    let object = name("data/large");
+    let getting = |fault: Fault| move |call: &Call| if call.operation == Operation::Get { fault.clone() } else { Fault::Pass };
+    // 8 MiB at the slowest rate are 64 seconds, beside the 10 of any attempt.
+    for (seconds, attempts) in [(4, 1), (9, 1), (73, 1), (75, 5)] {
+        let chain = chain_by_call(settings(), getting(Fault::Delay(Duration::from_secs(seconds))));
+        chain.memory.put(&object, Bytes::from(vec![1; 8 << 20])).await.unwrap();
+        let got = chain.store.get(&object, None).await;
+        assert_eq!((got.is_ok(), chain.faulty.calls_of(Operation::Get)), (attempts == 1, attempts), "{seconds} s");
+        let asked = if seconds < 5 { 0 } else { attempts };
+        assert_eq!(chain.faulty.calls_of(Operation::Stat), asked, "{seconds} s: asked once an attempt, and only where it lasts");
+    }
+    // A small one, an absent one, and one whose size is not told get no more time than any request.
+    for (size, stat) in [
+        (Some(1000), Fault::Pass),
+        (None, Fault::Pass),
+        (Some(8 << 20), Fault::Stall),
+        (Some(8 << 20), Fault::FailBefore(StoreErrorKind::Denied)),
+    ] {
+        let plan = stat.clone();
+        let chain = chain_by_call(RetrySettings { attempts: 1, ..settings() }, move |call| match call.operation {
+            Operation::Get => Fault::Stall,
+            _ => plan.clone(),
+        });
+        if let Some(size) = size {
+            chain.memory.put(&object, Bytes::from(vec![1; size])).await.unwrap();
+        }
+        assert_eq!(chain.store.get(&object, None).await.unwrap_err().kind, StoreErrorKind::TimedOut);
+        let waited = chain.env.elapsed();
+        assert!(waited >= Duration::from_secs(10) && waited < Duration::from_millis(10_100), "{size:?}, {stat:?}: {waited:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,6 +243,37 @@ async fn another_writers_object_stays_anothers() {
     chain.memory.put(&object, bytes("mine")).await.unwrap();
     assert_eq!(chain.store.put(&object, bytes("mine")).await.unwrap_err().kind, StoreErrorKind::AlreadyExists);
     assert_eq!(chain.faulty.calls(), 1);
+}
+
+/// A refusal answers the attempt that it answers: the one before may have been carried out, or still be under way.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_does_not_hide_the_doubt_before_it() {
+    let object = name("log/1");
+    let refusals =
+        [StoreErrorKind::Denied, StoreErrorKind::Full, StoreErrorKind::Invalid, StoreErrorKind::NotFound, StoreErrorKind::Other];
+    for refusal in refusals {
+        let then = |first: Fault| chain(vec![first, Fault::FailBefore(refusal)]);
+        // It was carried out: the bytes are there.
+        for first in [Fault::StallAfter, Fault::FailAfter(StoreErrorKind::Unavailable)] {
+            let chain = then(first);
+            chain.store.put(&object, bytes("mine")).await.unwrap_or_else(|e| panic!("{refusal:?}: {e}"));
+            assert_eq!(chain.memory.get(&object, None).await.unwrap(), "mine");
+        }
+        // Another was there first.
+        let chain = then(Fault::Stall);
+        chain.memory.put(&object, bytes("other")).await.unwrap();
+        let error = chain.store.put(&object, bytes("mine")).await.unwrap_err();
+        assert_eq!((error.kind, error.is_ambiguous()), (StoreErrorKind::AlreadyExists, false), "{refusal:?}");
+        // Not there yet: it keeps its class, and says that it is not the last word.
+        let chain = then(Fault::Stall);
+        let error = chain.store.put(&object, bytes("mine")).await.unwrap_err();
+        assert_eq!((error.kind, error.is_ambiguous()), (refusal, true));
+        assert!(error.to_string().contains("earlier attempt"), "{error}");
+        // Without an attempt before it a refusal is one.
+        let chain = chain_with(settings(), move |_| Fault::FailBefore(refusal));
+        let error = chain.store.put(&object, bytes("mine")).await.unwrap_err();
+        assert_eq!((error.kind, error.is_ambiguous()), (refusal, false));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -292,6 +368,60 @@ async fn only_so_many_at_once_and_first_come_first_served() {
         assert_eq!(env.elapsed().as_secs(), seconds, "{allowed} at once");
         assert!(recording.records().is_sorted_by(|a, b| a.name < b.name), "{allowed} at once");
     }
+}
+
+/// Packs wait, a record does not; and however many records come, a pack has its turn, too.
+#[tokio::test(start_paused = true)]
+async fn small_objects_go_before_large_ones_that_wait() {
+    let pack = |i: usize| (name(&format!("data/{i:02}")), Bytes::from(vec![0; 1 << 20]));
+    let record = |i: usize| (name(&format!("log/{i:02}")), bytes("record"));
+    let free = LimitSettings { connections: 1, upload: None, download: None, requests: None };
+    // One request a second, however that comes about.
+    for (slowly, settings) in [
+        (true, free),
+        (false, LimitSettings { connections: 8, upload: Some(1 << 20), ..free }),
+        (false, LimitSettings { connections: 8, requests: Some(1), ..free }),
+    ] {
+        let env = Env::inline(1, Time(0));
+        let recording = RecordingStore::new(Arc::new(MemoryStore::new(&env, "memory")));
+        let inner: Arc<dyn Store> = Arc::new(recording.clone());
+        let store = limited(&env, if slowly { slow(&env, inner) } else { inner }, settings);
+        let put = async |(name, bytes): (ObjectName, Bytes), after: u64| {
+            env.sleep(Duration::from_millis(after)).await;
+            store.put(&name, bytes).await.unwrap();
+        };
+        let packs = join_all((0..20).map(|i| put(pack(i), 0)));
+        let records = join_all((0..2).map(|i| put(record(i), 2500 + i as u64)));
+        let (order, _, _) = futures::join!(
+            async {
+                env.sleep(Duration::from_secs(60)).await;
+                recording.records().into_iter().map(|r| r.name).collect::<Vec<_>>()
+            },
+            packs,
+            records
+        );
+        assert_eq!(order.len(), 22);
+        let at = |i: usize| order.iter().position(|name| *name == record(i).0.as_str()).unwrap();
+        assert!(at(0) >= 2 && at(1) <= 6, "at most the one under way and the next before both: {settings:?}: {order:?}");
+        let packs: Vec<_> = order.iter().filter(|name| name.starts_with("data/")).collect();
+        assert!(packs.is_sorted(), "first come, first served: {order:?}");
+    }
+    // Records without end: thirty wait already, and two come each second.
+    let env = Env::inline(1, Time(0));
+    let recording = RecordingStore::new(Arc::new(MemoryStore::new(&env, "memory")));
+    let store = limited(&env, slow(&env, Arc::new(recording.clone())), connections(1));
+    let put = async |(name, bytes): (ObjectName, Bytes), after: u64| {
+        env.sleep(Duration::from_millis(after)).await;
+        store.put(&name, bytes).await.unwrap();
+    };
+    futures::join!(
+        join_all((0..30).map(|i| put(record(i), 0))),
+        join_all((0..2).map(|i| put(pack(i), 10))),
+        join_all((30..150).map(|i| put(record(i), (i as u64 - 29) * 500))),
+    );
+    let order: Vec<_> = recording.records().into_iter().map(|r| r.name).collect();
+    let at = |i: usize| order.iter().position(|name| *name == pack(i).0.as_str()).unwrap();
+    assert!(at(0) == 30 && at(1) <= 92, "each in its place among those that were there: {order:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -302,8 +302,10 @@ impl AzureStore {
             Some(None) => {
                 let options = BlobClientDownloadOptions { range: Some((0..1u64).into()), ..BlobClientDownloadOptions::default() };
                 match blob.download(Some(options)).await {
-                    // It came a moment ago.
-                    Ok(_) => Ok(None),
+                    Ok(_) => {
+                        let cause = "a HEAD says that it is absent, and a GET that it is there";
+                        Err(self.error(Verb::Stat, name, Fault::new(StoreErrorKind::Unavailable, cause)))
+                    }
                     Err(e) if Answer::of(&e).and_then(|a| a.object_is_absent()) == Some(true) => Ok(None),
                     Err(e) => Err(self.error(Verb::Stat, name, self.fault(Verb::Stat, &key, &e))),
                 }

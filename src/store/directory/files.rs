@@ -111,7 +111,8 @@ impl Files {
     pub(super) fn open(label: &str, root: PathBuf, create: bool) -> Result<Files, StoreError> {
         let fault = |e: Errno| {
             let error = StoreError::new(classed(e), label, format!("open {}", root.display()));
-            if e == Errno::NOENT { error.because("the store's directory is missing") } else { error.because(e) }
+            let missing = "the store's directory is missing: is it mounted, and is its path right? (`holdfast init` makes it)";
+            if e == Errno::NOENT { error.because(missing) } else { error.because(e) }
         };
         if create {
             make_root(&root).map_err(fault)?;

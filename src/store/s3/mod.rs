@@ -268,14 +268,21 @@ impl S3Store {
 
     /// A HEAD said 404, which has no words: a GET of one byte says whether it is the object or the bucket that is absent.
     async fn absent(&self, name: &ObjectName, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
+        // What is there by now is for the next attempt to look at, and so is what nobody can tell.
+        let doubtful = |cause: String| Err(self.error(Verb::Stat, name, Fault::new(StoreErrorKind::Unavailable, cause)));
         match self.client.get_object().bucket(&self.bucket.name).key(key).range("bytes=0-0").send().await {
-            // It came a moment ago.
-            Ok(_) => Ok(None),
+            Ok(_) => doubtful("a HEAD says that it is absent, and a GET that it is there".into()),
             Err(e) if e.code() == Some("NoSuchKey") => {
                 self.seen();
                 Ok(None)
             }
-            Err(e) => Err(self.error(Verb::Stat, name, self.fault(Verb::Stat, key, &e))),
+            Err(e) => match (self.fault(Verb::Stat, key, &e), e.code()) {
+                (fault, Some("InvalidRange")) => doubtful(format!("a HEAD says that it is absent; {}", fault.cause)),
+                (fault, code) if fault.kind == StoreErrorKind::NotFound && code != Some("NoSuchBucket") => {
+                    doubtful(format!("whether the object or the bucket is absent is not told: {}", fault.cause))
+                }
+                (fault, _) => Err(self.error(Verb::Stat, name, fault)),
+            },
         }
     }
 
