@@ -20,6 +20,7 @@ mod heal;
 mod hostile_repository;
 mod hostile_source;
 mod memory;
+mod model;
 mod probe;
 mod processes;
 mod real_trees;

@@ -1,0 +1,387 @@
+//! The scenarios: small worlds in which every order of steps is looked at; and what each of them must reach, so that none
+//! holds only because nothing happened in it.
+//!
+//! Every world begins with P0 (chunks a and c) and P1 (chunk b), and the snapshot S0 of a and b: c is dead, P0 half live.
+
+use crate::model::protocol::{Flaw, Plans, Role, Scenario};
+use crate::model::scenarios::sights::{
+    ACKED, AGAIN, COMPACTED, CONDEMNED, DELETED, DISTRUSTED, FORGOTTEN, HEALED, MOVED, ORPHANS, UNSURE,
+};
+use crate::model::world::{Kind, Log, Record, Set, World};
+
+/// What may be reached in a scenario.
+pub mod sights {
+    pub const ACKED: u32 = 1;
+    pub const CONDEMNED: u32 = 1 << 1;
+    /// A backup that succeeded in its second pass.
+    pub const AGAIN: u32 = 1 << 2;
+    pub const DELETED: u32 = 1 << 3;
+    /// A pruner published what it moved.
+    pub const MOVED: u32 = 1 << 4;
+    pub const HEALED: u32 = 1 << 5;
+    pub const FORGOTTEN: u32 = 1 << 6;
+    pub const COMPACTED: u32 = 1 << 7;
+    pub const DISTRUSTED: u32 = 1 << 8;
+    /// A name was condemned that no record had named.
+    pub const ORPHANS: u32 = 1 << 9;
+    /// A create whose outcome was unknown.
+    pub const UNSURE: u32 = 1 << 10;
+}
+
+const A: Set = 1;
+const B: Set = 2;
+const C: Set = 4;
+const D: Set = 8;
+/// The author of what is there to begin with.
+const NOBODY: usize = 15;
+
+const fn p(name: u32) -> Set {
+    1 << name
+}
+
+impl Scenario {
+    fn new(name: &'static str, replicas: usize) -> Scenario {
+        let mut start = World::default();
+        (start.contents[0], start.contents[1]) = (A | C, B);
+        for r in 0..replicas {
+            let mut log = Log::default();
+            log.push(Record::new(Kind::Publish, NOBODY, p(0) | p(1)));
+            log.push(Record::new(Kind::Commit, NOBODY, 0).of(0));
+            (start.logs[r], start.present[r]) = (log, p(0) | p(1));
+        }
+        // S0 is there; S1 can carry a over from it, rely on P0 for c, and must send d; so must S2; S3 is a dead chunk alone.
+        let snapshots = vec![A | B, A | C | D, B | C | D, C];
+        Scenario {
+            name,
+            roles: Vec::new(),
+            replicas,
+            start,
+            snapshots,
+            weak: false,
+            ambiguous: false,
+            damage: Vec::new(),
+            quorum: 1,
+            flaw: None,
+            loss_only: false,
+        }
+    }
+    fn with(mut self, role: Role) -> Scenario {
+        self.roles.push(role);
+        self
+    }
+    fn weak(self) -> Scenario {
+        Scenario { weak: true, ..self }
+    }
+    fn ambiguous(self) -> Scenario {
+        Scenario { ambiguous: true, ..self }
+    }
+    fn damage(mut self, at: usize, pack: Set) -> Scenario {
+        self.damage.push((at, pack));
+        self
+    }
+    fn flawed(self, flaw: Flaw) -> Scenario {
+        Scenario { flaw: Some(flaw), ..self }
+    }
+    fn loss_only(self) -> Scenario {
+        Scenario { loss_only: true, ..self }
+    }
+    fn start(mut self, change: impl Fn(&mut World)) -> Scenario {
+        change(&mut self.start);
+        self
+    }
+}
+
+/// A backup of S1 (or S2, S3) whose packs are P2 and P3 (P4 and P5, P6 and P7).
+fn backup(snapshot: usize, parent: bool, publishes: bool) -> Role {
+    let first = 2 * snapshot as u32;
+    let packs = [p(first), p(first + 1)];
+    Role::Backup { snapshot, parent: parent.then_some(0), publishes, packs, objects: [0; 2], segments: [0; 2] }
+}
+
+/// A backup of S1 with an object for its snapshot, and segments where they are wanted.
+fn backup_with_objects(segments: bool) -> Role {
+    let segments = if segments { [p(14), p(15)] } else { [0; 2] };
+    let (packs, objects) = ([p(2), p(3)], [p(6), p(7)]);
+    Role::Backup { snapshot: 1, parent: Some(0), publishes: true, packs, objects, segments }
+}
+
+fn pruner(first: u32, rounds: u16, plans: Plans) -> Role {
+    Role::Pruner { at: 0, packs: [p(first), p(first + 1)], rounds, lists: [0; 2], plans }
+}
+
+/// A pruner that moves what it must to P8 and names the list `list` in its record.
+fn pruner_with_list(list: u32) -> Role {
+    Role::Pruner { at: 0, packs: [p(8), p(9)], rounds: 1, lists: [p(list), p(list)], plans: Plans::All }
+}
+
+fn forgetter(at: usize, snapshot: usize) -> Role {
+    Role::Forgetter { at, snapshot, anyway: false }
+}
+
+fn healer(from: usize, snapshot: usize, first: u32) -> Role {
+    Role::Healer { from, to: 1 - from, snapshot, packs: [p(first), p(first + 1)] }
+}
+
+/// The spare replica holds nothing yet: its log has begun, no more.
+fn spare_is_empty(world: &mut World) {
+    world.logs[1] = Log::default();
+    world.present[1] = 0;
+}
+
+/// Segments: P10 lists P0, P11 lists P1.
+fn in_segments(world: &mut World) {
+    let log = &mut world.logs[0];
+    *log = Log::default();
+    log.push(Record::new(Kind::Publish, NOBODY, p(0)).beside(p(10)));
+    log.push(Record::new(Kind::Publish, NOBODY, p(1)).beside(p(11)));
+    log.push(Record::new(Kind::Commit, NOBODY, 0).of(0));
+    world.present[0] |= p(10) | p(11);
+}
+
+/// The scenarios that must hold, each with what must be seen in it.
+pub fn sound(full: bool) -> Vec<(Scenario, u32)> {
+    let one = |name| Scenario::new(name, 1);
+    let two = |name| Scenario::new(name, 2);
+    let parts = [Plans::Sensible, Plans::All][usize::from(full)];
+    let usual = ACKED | AGAIN | CONDEMNED | DELETED | MOVED;
+    let (rebuilt, healed) = (usual | ORPHANS, CONDEMNED | DELETED | HEALED);
+    let mut all = vec![
+        (
+            one("backup x pruner (2 rounds) x forgetter")
+                .with(backup(1, true, true))
+                .with(pruner(8, 2, Plans::All))
+                .with(forgetter(0, 0)),
+            rebuilt | FORGOTTEN,
+        ),
+        (
+            one("2 backups, one relies on the other, x pruner")
+                .with(backup(1, true, true))
+                .with(backup(2, true, true))
+                .with(pruner(8, 1, Plans::All)),
+            rebuilt,
+        ),
+        (
+            one("backup x 2 pruners, a publish may pause")
+                .with(backup(1, true, false))
+                .with(pruner(8, 1, Plans::All))
+                .with(pruner(10, 1, Plans::All)),
+            rebuilt,
+        ),
+        (
+            one("2 pruners x forgetter, 2 rounds")
+                .with(pruner(8, 2, Plans::All))
+                .with(pruner(10, 2, Plans::All))
+                .with(forgetter(0, 0)),
+            CONDEMNED | DELETED | MOVED | ORPHANS | FORGOTTEN,
+        ),
+        (
+            one("the parent is forgotten meanwhile")
+                .with(backup(1, true, true))
+                .with(backup(2, true, false))
+                .with(pruner(8, 1, parts))
+                .with(forgetter(0, 0)),
+            rebuilt | FORGOTTEN,
+        ),
+        (
+            one("weak reads: backup x 2 pruners")
+                .with(backup(1, true, true))
+                .with(pruner(8, 1, parts))
+                .with(pruner(10, 1, parts))
+                .weak(),
+            rebuilt,
+        ),
+        (
+            one("creates without an answer: backup x pruner")
+                .with(backup(1, true, true))
+                .with(pruner(8, 2, parts))
+                .with(forgetter(0, 0))
+                .ambiguous(),
+            rebuilt | UNSURE,
+        ),
+        (
+            one("snapshot objects and lists as orphans")
+                .with(backup_with_objects(false))
+                .with(pruner_with_list(12))
+                .with(Role::Pruner { at: 0, packs: [p(10), p(11)], rounds: 1, lists: [0; 2], plans: Plans::Sensible }),
+            rebuilt,
+        ),
+        (
+            one("2 compactors x pruner x backup")
+                .with(backup_with_objects(true))
+                .with(Role::Compactor { at: 0, segment: p(12) })
+                .with(Role::Compactor { at: 0, segment: p(13) })
+                .with(pruner(8, 1, parts))
+                .start(in_segments),
+            rebuilt | COMPACTED,
+        ),
+        (
+            one("damage: backup x pruner x verifier")
+                .with(backup(1, true, true))
+                .with(pruner(8, 2, parts))
+                .with(Role::Verifier { at: 0 })
+                .damage(0, p(0))
+                .damage(0, p(2))
+                .damage(0, p(8)),
+            rebuilt | DISTRUSTED,
+        ),
+        (
+            two("2 replicas: backup x pruner x forgetter")
+                .with(backup(1, true, true))
+                .with(pruner(8, 1, parts))
+                .with(forgetter(1, 0)),
+            usual | FORGOTTEN,
+        ),
+        (
+            two("an empty replica: 2 healers x pruner there x forgetter")
+                .with(healer(0, 0, 12))
+                .with(healer(0, 0, 14))
+                .with(Role::Pruner { at: 1, packs: [p(8), p(9)], rounds: 1, lists: [0; 2], plans: parts })
+                .with(forgetter(0, 0))
+                .start(spare_is_empty),
+            healed | FORGOTTEN | ORPHANS,
+        ),
+        (
+            two("heal x backup x pruner at the source")
+                .with(healer(0, 0, 12))
+                .with(backup(3, false, false))
+                .with(pruner(8, 1, parts))
+                .with(Role::Forgetter { at: 1, snapshot: 0, anyway: true })
+                .start(spare_is_empty),
+            healed | ACKED | FORGOTTEN,
+        ),
+        (
+            two("damage at one of 2: healer x verifier x pruner x backup")
+                .with(healer(1, 0, 12))
+                .with(Role::Verifier { at: 0 })
+                .with(pruner(8, 1, parts))
+                .with(backup(3, true, false))
+                .damage(0, p(0)),
+            healed | ACKED | DISTRUSTED,
+        ),
+    ];
+    if full {
+        all.push((
+            one("2 backups x 2 pruners x forgetter")
+                .with(backup(1, true, true))
+                .with(backup(3, false, false))
+                .with(pruner(8, 1, Plans::Sensible))
+                .with(pruner(10, 1, Plans::Sensible))
+                .with(forgetter(0, 0)),
+            rebuilt | FORGOTTEN,
+        ));
+    }
+    all
+}
+
+/// A rule left out, where that does harm, and what must be found.
+pub fn flawed() -> Vec<(Scenario, &'static str)> {
+    let one = |name, flaw| Scenario::new(name, 1).flawed(flaw);
+    let two = |name, flaw| Scenario::new(name, 2).flawed(flaw).start(spare_is_empty);
+    let all = Plans::All;
+    vec![
+        (one("no check at commit", Flaw::CommitUnchecked).with(backup(3, false, false)).with(pruner(8, 1, all)), "S6"),
+        (
+            one("no check at commit: what it leads to", Flaw::CommitUnchecked)
+                .with(backup(3, false, false))
+                .with(pruner(8, 1, all))
+                .loss_only(),
+            "S1",
+        ),
+        (one("publish without the check", Flaw::PublishUnchecked).with(backup(1, true, true)).with(pruner(8, 1, all)), "S4"),
+        (
+            one("create that overwrites", Flaw::CreateOverwrites).with(backup(1, true, false)).with(backup(2, true, false)),
+            "S2",
+        ),
+        (
+            one("names derived from plaintext: a condemned name is created again", Flaw::NamesFromPlaintext)
+                .with(backup(3, false, false))
+                .with(pruner(8, 1, all))
+                .start(|world| {
+                    // The dead chunk has a pack of its own, under the name that its content gives.
+                    let log = &mut world.logs[0];
+                    *log = Log::default();
+                    log.push(Record::new(Kind::Publish, NOBODY, p(12)));
+                    (world.contents[12], world.present[0]) = (C, p(12));
+                })
+                .loss_only(),
+            "S1",
+        ),
+        (one("delete before the record", Flaw::DeleteBeforeRecord).with(pruner(8, 1, all)), "S3"),
+        (
+            one("delete before the record: what it leads to", Flaw::DeleteBeforeRecord)
+                .with(pruner(8, 1, all))
+                .with(backup(3, false, false))
+                .loss_only(),
+            "S1",
+        ),
+        (
+            one("condemn not checked again after a lost race", Flaw::CondemnNotRechecked)
+                .with(backup(3, false, false))
+                .with(pruner(8, 1, all)),
+            "S5",
+        ),
+        (
+            one("covers not checked again after a lost race", Flaw::CoversNotRechecked)
+                .with(pruner(8, 1, all))
+                .with(pruner(10, 1, all)),
+            "S5",
+        ),
+        (
+            one("a cover found damaged since the plan", Flaw::CoverDamageUnseen)
+                .with(pruner(8, 1, all))
+                .with(Role::Verifier { at: 0 })
+                .damage(0, p(8)),
+            "S5",
+        ),
+        (
+            one("parent forgotten during the run and not noticed", Flaw::ParentUnseen)
+                .with(backup(1, true, true))
+                .with(pruner(8, 1, all))
+                .with(forgetter(0, 0)),
+            "S6",
+        ),
+        (
+            one("damage found during the run and not noticed", Flaw::DistrustUnseen)
+                .with(backup(1, true, true))
+                .with(Role::Verifier { at: 0 })
+                .damage(0, p(0)),
+            "S6",
+        ),
+        (
+            one("own pack found damaged before the commit and not noticed", Flaw::OwnDamageUnseen)
+                .with(backup(1, true, true))
+                .with(Role::Verifier { at: 0 })
+                .damage(0, p(2)),
+            "S6",
+        ),
+        (
+            two("a healer that ignores forgets", Flaw::HealIgnoresForgets)
+                .with(healer(0, 0, 12))
+                .with(Role::Forgetter { at: 1, snapshot: 0, anyway: true }),
+            "S6",
+        ),
+        (
+            one("a snapshot's object that was condemned", Flaw::ObjectUnchecked)
+                .with(backup_with_objects(false))
+                .with(pruner(8, 1, all)),
+            "S4",
+        ),
+        (
+            one("a list that was condemned before its record", Flaw::ListUnchecked)
+                .with(pruner_with_list(12))
+                .with(pruner(10, 1, all)),
+            "S5",
+        ),
+        (
+            one("a segment that was condemned before its compaction", Flaw::CompactUnchecked)
+                .with(Role::Compactor { at: 0, segment: p(12) })
+                .with(pruner(8, 1, all))
+                .start(in_segments),
+            "S4",
+        ),
+        (
+            one("an unknown outcome taken for success", Flaw::UnknownIsDone).with(backup(3, false, false)).ambiguous(),
+            "S2",
+        ),
+    ]
+}
