@@ -18,7 +18,7 @@ use crate::model::scenarios::{flawed, sound};
 use crate::model::search::{Searched, search};
 
 /// More states than this in one scenario would not fit: it fails, rather than being cut short.
-const STATES_MAX: usize = 3_000_000;
+const STATES_MAX: usize = 9_000_000;
 const STATES_MAX_FULL: usize = 40_000_000;
 /// Fewer states than this over all scenarios prove too little.
 const STATES_MIN: usize = 1_000_000;

@@ -35,18 +35,34 @@ pub enum Flaw {
     ObjectUnchecked,
     /// The list that a condemn names is not looked at when the record is written.
     ListUnchecked,
+    /// A list that another condemn named since the plan stays on the plan's list.
+    ListNotSpared,
     /// A new segment is not looked at when the compaction is written.
     CompactUnchecked,
     /// A create whose outcome is unknown is taken for done.
     UnknownIsDone,
 }
 
+/// A backup of the chunks of `snapshot`. A pack (and snapshot object and segment, where the scenario has them) for each of
+/// two passes; what it carries over from the parent it does not look at.
+#[derive(Clone, Copy, Default)]
+pub struct Backup {
+    pub snapshot: usize,
+    pub parent: Option<usize>,
+    /// Its commit forgets the parent in the same step, as retagging and rewriting do.
+    pub replaces: bool,
+    /// It publishes before it commits.
+    pub publishes: bool,
+    pub packs: [Set; 2],
+    pub objects: [Set; 2],
+    pub segments: [Set; 2],
+}
+
 /// Who takes part.
 #[derive(Clone, Copy)]
 pub enum Role {
-    /// Backs up the chunks of `snapshot` to all replicas. A pack (and snapshot object and segment, where the scenario has
-    /// them) for each of two passes.
-    Backup { snapshot: usize, parent: Option<usize>, publishes: bool, packs: [Set; 2], objects: [Set; 2], segments: [Set; 2] },
+    /// Backs up to all replicas.
+    Backup(Backup),
     /// Condemns at one replica, round by round: a pack to move chunks to, and (where the scenario has them) a list that its
     /// record names, for each.
     Pruner { at: usize, packs: [Set; 2], rounds: u16, lists: [Set; 2], plans: Plans },
@@ -170,7 +186,7 @@ impl Scenario {
         }
     }
 
-    /// What must hold in every state: S1 and S2.
+    /// What must hold in every state: S1, S2, and of L1 that whoever is left to itself comes to its end.
     pub fn broken(&self, world: &World) -> Option<Broken> {
         for r in 0..self.replicas {
             let fold = self.whole(world, r);
@@ -184,7 +200,7 @@ impl Scenario {
             }
         }
         for (role, actor) in self.roles.iter().zip(&world.actors) {
-            let Role::Backup { snapshot, .. } = role else { continue };
+            let Role::Backup(Backup { snapshot, .. }) = role else { continue };
             let holds = |log: &crate::model::world::Log| {
                 log.slots(0, log.len).iter().any(|r| r.kind() == Kind::Commit && r.snapshot() == *snapshot)
             };
@@ -192,6 +208,9 @@ impl Scenario {
             if actor.acked != 0 && u32::try_from(held).is_ok_and(|held| held < self.quorum) {
                 return Some("S2: a commit was reported and is not in enough logs");
             }
+        }
+        if self.flaw.is_none() && (0..self.roles.len()).any(|a| !self.ends_well(world, a)) {
+            return Some("L1: a backup in its first pass, left to itself, does not commit");
         }
         None
     }

@@ -1,6 +1,6 @@
 //! What each actor writes into a log, what it looks at before it does, and what it does then.
 
-use crate::model::protocol::{Broken, Flaw, Role, Scenario};
+use crate::model::protocol::{Backup, Broken, Flaw, Role, Scenario};
 use crate::model::scenarios::sights::{
     ACKED, AGAIN, COMPACTED, CONDEMNED, DELETED, DISTRUSTED, FORGOTTEN, HEALED, MOVED, ORPHANS, UNSURE,
 };
@@ -23,13 +23,13 @@ impl Scenario {
         let (actor, fold) = (&world.actors[a], self.fold(world, r, view));
         let lost = |bad: bool, why| if bad { Err(Lost::Cover(why)) } else { Ok(()) };
         match self.roles[a] {
-            Role::Backup { publishes, segments, .. } if actor.stage[r] == stage::PUBLISH => {
+            Role::Backup(Backup { publishes, segments, .. }) if actor.stage[r] == stage::PUBLISH => {
                 let extra = if publishes { segments[usize::from(actor.again)] } else { 0 };
                 self.publish(a, actor.own[r], extra, &fold)
             }
             Role::Pruner { .. } if actor.stage[r] == stage::PUBLISH => self.publish(a, actor.own[r], 0, &fold),
             Role::Healer { .. } if actor.stage[r] == stage::PUBLISH => self.publish(a, actor.own[r], 0, &fold),
-            Role::Backup { snapshot, publishes, objects, .. } => {
+            Role::Backup(Backup { snapshot, parent, replaces, publishes, objects, .. }) => {
                 let object = objects[usize::from(actor.again)];
                 if !self.has(Flaw::CommitUnchecked) {
                     self.stands(actor, r, &fold)?;
@@ -38,7 +38,8 @@ impl Scenario {
                     lost(fold.forgotten & 1 << snapshot != 0, "its snapshot was forgotten")?;
                 }
                 let names = if publishes { 0 } else { actor.own[r] };
-                Ok(Record::new(Kind::Commit, a, names).of(snapshot).beside(object))
+                let old = parent.filter(|_| replaces).map_or(0, |p| 1 << p);
+                Ok(Record::new(Kind::Commit, a, names).of(snapshot).beside(object).instead_of(old))
             }
             Role::Healer { snapshot, .. } => {
                 self.stands(actor, r, &fold)?;
@@ -134,6 +135,7 @@ impl Scenario {
                     let reached = world.holders(drop, self.snapshots[record.snapshot()]);
                     drop &= !(record.names | record.extra | reached);
                 }
+                Kind::Condemn if self.has(Flaw::ListNotSpared) => {}
                 Kind::Condemn => drop &= !record.extra,
                 Kind::Forget | Kind::Distrust => {}
             }
@@ -148,8 +150,8 @@ impl Scenario {
         let at = actor.stage[r];
         let mine = &mut world.actors[a];
         match self.roles[a] {
-            Role::Backup { objects, .. } if at == stage::PUBLISH => mine.stage[r] = last_of(objects[usize::from(actor.again)]),
-            Role::Backup { .. } => {
+            Role::Backup(Backup { objects, .. }) if at == stage::PUBLISH => mine.stage[r] = last_of(objects[usize::from(actor.again)]),
+            Role::Backup(_) => {
                 mine.stage[r] = stage::DONE;
                 let done = mine.stage[..self.replicas].iter().filter(|s| **s == stage::DONE).count();
                 mine.acked |= u16::from(done as u32 >= self.quorum);
@@ -184,7 +186,7 @@ impl Scenario {
         let actor = world.actors[a];
         let mine = &mut world.actors[a];
         match self.roles[a] {
-            Role::Backup { .. } => {
+            Role::Backup(_) => {
                 mine.stage[r] = stage::OUT;
                 self.settle(world, a);
             }
@@ -211,7 +213,7 @@ impl Scenario {
         }
         if actor.acked == 0 && actor.again + 1 < PASSES {
             world.actors[a].again += 1;
-            return self.plan_backup(world, a, &self.roles[a]);
+            return self.plan_backup(world, a);
         }
         // All that is remembered of it.
         world.actors[a] = Actor { stage: actor.stage, acked: actor.acked, again: actor.again, ..Actor::default() };
@@ -222,7 +224,7 @@ impl Scenario {
         let mut seen = 0;
         let mut see = |bit: u32, yes: bool| seen |= if yes { bit } else { 0 };
         for (role, actor) in self.roles.iter().zip(&world.actors) {
-            let backup = matches!(role, Role::Backup { .. });
+            let backup = matches!(role, Role::Backup(_));
             see(ACKED, actor.acked != 0);
             see(AGAIN, backup && actor.again != 0 && actor.acked != 0);
             see(UNSURE, actor.unsure != [0; REPLICAS]);
@@ -233,7 +235,7 @@ impl Scenario {
                 see(CONDEMNED, record.kind() == Kind::Condemn);
                 see(ORPHANS, record.kind() == Kind::Condemn && record.names & !named != 0);
                 named |= record.names | record.extra;
-                see(FORGOTTEN, record.kind() == Kind::Forget);
+                see(FORGOTTEN, record.kind() == Kind::Forget || record.kind() == Kind::Commit && record.old != 0);
                 see(DISTRUSTED, record.kind() == Kind::Distrust);
                 see(COMPACTED, record.kind() == Kind::Compact);
                 let by = self.roles.get(record.who());

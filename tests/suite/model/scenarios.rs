@@ -3,7 +3,7 @@
 //!
 //! Every world begins with P0 (chunks a and c) and P1 (chunk b), and the snapshot S0 of a and b: c is dead, P0 half live.
 
-use crate::model::protocol::{Flaw, Plans, Role, Scenario};
+use crate::model::protocol::{Backup, Flaw, Plans, Role, Scenario};
 use crate::model::scenarios::sights::{
     ACKED, AGAIN, COMPACTED, CONDEMNED, DELETED, DISTRUSTED, FORGOTTEN, HEALED, MOVED, ORPHANS, UNSURE,
 };
@@ -49,8 +49,9 @@ impl Scenario {
             log.push(Record::new(Kind::Commit, NOBODY, 0).of(0));
             (start.logs[r], start.present[r]) = (log, p(0) | p(1));
         }
-        // S0 is there; S1 can carry a over from it, rely on P0 for c, and must send d; so must S2; S3 is a dead chunk alone.
-        let snapshots = vec![A | B, A | C | D, B | C | D, C];
+        // S0 is there. S1 can carry a over from it, rely on P0 for c, and must send d. S2 carries b over and sends d. S3 is the
+        // dead chunk alone. S4 is S0 under another name.
+        let snapshots = vec![A | B, A | C | D, B | D, C, A | B];
         Scenario {
             name,
             roles: Vec::new(),
@@ -91,18 +92,26 @@ impl Scenario {
     }
 }
 
-/// A backup of S1 (or S2, S3) whose packs are P2 and P3 (P4 and P5, P6 and P7).
-fn backup(snapshot: usize, parent: bool, publishes: bool) -> Role {
-    let first = 2 * snapshot as u32;
-    let packs = [p(first), p(first + 1)];
-    Role::Backup { snapshot, parent: parent.then_some(0), publishes, packs, objects: [0; 2], segments: [0; 2] }
+/// A backup of S1 (S2, S3, S4) whose packs are P2 and P3 (P4 and P5, P6 and P7, P6 and P7), without a parent.
+fn backup(snapshot: usize) -> Backup {
+    let first = [0, 2, 4, 6, 6][snapshot];
+    Backup { snapshot, packs: [p(first), p(first + 1)], ..Backup::default() }
+}
+
+/// The same, compared with S0.
+fn compared(snapshot: usize) -> Backup {
+    Backup { parent: Some(0), ..backup(snapshot) }
+}
+
+/// It publishes first.
+fn publishing(backup: Backup) -> Role {
+    Role::Backup(Backup { publishes: true, ..backup })
 }
 
 /// A backup of S1 with an object for its snapshot, and segments where they are wanted.
-fn backup_with_objects(segments: bool) -> Role {
+fn with_objects(segments: bool) -> Role {
     let segments = if segments { [p(14), p(15)] } else { [0; 2] };
-    let (packs, objects) = ([p(2), p(3)], [p(6), p(7)]);
-    Role::Backup { snapshot: 1, parent: Some(0), publishes: true, packs, objects, segments }
+    publishing(Backup { objects: [p(6), p(7)], segments, ..compared(1) })
 }
 
 fn pruner(first: u32, rounds: u16, plans: Plans) -> Role {
@@ -148,43 +157,50 @@ pub fn sound(full: bool) -> Vec<(Scenario, u32)> {
     let mut all = vec![
         (
             one("backup x pruner (2 rounds) x forgetter")
-                .with(backup(1, true, true))
+                .with(publishing(compared(1)))
                 .with(pruner(8, 2, Plans::All))
                 .with(forgetter(0, 0)),
             rebuilt | FORGOTTEN,
         ),
         (
             one("2 backups, one relies on the other, x pruner")
-                .with(backup(1, true, true))
-                .with(backup(2, true, true))
+                .with(publishing(compared(1)))
+                .with(publishing(compared(2)))
                 .with(pruner(8, 1, Plans::All)),
             rebuilt,
         ),
         (
             one("backup x 2 pruners, a publish may pause")
-                .with(backup(1, true, false))
+                .with(Role::Backup(compared(1)))
                 .with(pruner(8, 1, Plans::All))
                 .with(pruner(10, 1, Plans::All)),
             rebuilt,
         ),
         (
             one("2 pruners x forgetter, 2 rounds")
-                .with(pruner(8, 2, Plans::All))
-                .with(pruner(10, 2, Plans::All))
+                .with(pruner(8, 2, parts))
+                .with(pruner(10, 2, parts))
                 .with(forgetter(0, 0)),
             CONDEMNED | DELETED | MOVED | ORPHANS | FORGOTTEN,
         ),
         (
             one("the parent is forgotten meanwhile")
-                .with(backup(1, true, true))
-                .with(backup(2, true, false))
+                .with(publishing(compared(1)))
+                .with(Role::Backup(compared(2)))
                 .with(pruner(8, 1, parts))
                 .with(forgetter(0, 0)),
             rebuilt | FORGOTTEN,
         ),
         (
+            one("2 rewrites of one snapshot x pruner")
+                .with(Role::Backup(Backup { replaces: true, ..compared(4) }))
+                .with(publishing(Backup { replaces: true, ..compared(2) }))
+                .with(pruner(8, 2, parts)),
+            usual | FORGOTTEN,
+        ),
+        (
             one("weak reads: backup x 2 pruners")
-                .with(backup(1, true, true))
+                .with(publishing(compared(1)))
                 .with(pruner(8, 1, parts))
                 .with(pruner(10, 1, parts))
                 .weak(),
@@ -192,7 +208,7 @@ pub fn sound(full: bool) -> Vec<(Scenario, u32)> {
         ),
         (
             one("creates without an answer: backup x pruner")
-                .with(backup(1, true, true))
+                .with(publishing(compared(1)))
                 .with(pruner(8, 2, parts))
                 .with(forgetter(0, 0))
                 .ambiguous(),
@@ -200,14 +216,14 @@ pub fn sound(full: bool) -> Vec<(Scenario, u32)> {
         ),
         (
             one("snapshot objects and lists as orphans")
-                .with(backup_with_objects(false))
+                .with(with_objects(false))
                 .with(pruner_with_list(12))
                 .with(Role::Pruner { at: 0, packs: [p(10), p(11)], rounds: 1, lists: [0; 2], plans: Plans::Sensible }),
             rebuilt,
         ),
         (
             one("2 compactors x pruner x backup")
-                .with(backup_with_objects(true))
+                .with(with_objects(true))
                 .with(Role::Compactor { at: 0, segment: p(12) })
                 .with(Role::Compactor { at: 0, segment: p(13) })
                 .with(pruner(8, 1, parts))
@@ -216,7 +232,7 @@ pub fn sound(full: bool) -> Vec<(Scenario, u32)> {
         ),
         (
             one("damage: backup x pruner x verifier")
-                .with(backup(1, true, true))
+                .with(publishing(compared(1)))
                 .with(pruner(8, 2, parts))
                 .with(Role::Verifier { at: 0 })
                 .damage(0, p(0))
@@ -226,7 +242,7 @@ pub fn sound(full: bool) -> Vec<(Scenario, u32)> {
         ),
         (
             two("2 replicas: backup x pruner x forgetter")
-                .with(backup(1, true, true))
+                .with(publishing(compared(1)))
                 .with(pruner(8, 1, parts))
                 .with(forgetter(1, 0)),
             usual | FORGOTTEN,
@@ -243,7 +259,7 @@ pub fn sound(full: bool) -> Vec<(Scenario, u32)> {
         (
             two("heal x backup x pruner at the source")
                 .with(healer(0, 0, 12))
-                .with(backup(3, false, false))
+                .with(Role::Backup(backup(3)))
                 .with(pruner(8, 1, parts))
                 .with(Role::Forgetter { at: 1, snapshot: 0, anyway: true })
                 .start(spare_is_empty),
@@ -254,7 +270,7 @@ pub fn sound(full: bool) -> Vec<(Scenario, u32)> {
                 .with(healer(1, 0, 12))
                 .with(Role::Verifier { at: 0 })
                 .with(pruner(8, 1, parts))
-                .with(backup(3, true, false))
+                .with(Role::Backup(compared(3)))
                 .damage(0, p(0)),
             healed | ACKED | DISTRUSTED,
         ),
@@ -262,8 +278,8 @@ pub fn sound(full: bool) -> Vec<(Scenario, u32)> {
     if full {
         all.push((
             one("2 backups x 2 pruners x forgetter")
-                .with(backup(1, true, true))
-                .with(backup(3, false, false))
+                .with(publishing(compared(1)))
+                .with(Role::Backup(backup(3)))
                 .with(pruner(8, 1, Plans::Sensible))
                 .with(pruner(10, 1, Plans::Sensible))
                 .with(forgetter(0, 0)),
@@ -279,22 +295,22 @@ pub fn flawed() -> Vec<(Scenario, &'static str)> {
     let two = |name, flaw| Scenario::new(name, 2).flawed(flaw).start(spare_is_empty);
     let all = Plans::All;
     vec![
-        (one("no check at commit", Flaw::CommitUnchecked).with(backup(3, false, false)).with(pruner(8, 1, all)), "S6"),
+        (one("no check at commit", Flaw::CommitUnchecked).with(Role::Backup(backup(3))).with(pruner(8, 1, all)), "S6"),
         (
             one("no check at commit: what it leads to", Flaw::CommitUnchecked)
-                .with(backup(3, false, false))
+                .with(Role::Backup(backup(3)))
                 .with(pruner(8, 1, all))
                 .loss_only(),
             "S1",
         ),
-        (one("publish without the check", Flaw::PublishUnchecked).with(backup(1, true, true)).with(pruner(8, 1, all)), "S4"),
+        (one("publish without the check", Flaw::PublishUnchecked).with(publishing(compared(1))).with(pruner(8, 1, all)), "S4"),
         (
-            one("create that overwrites", Flaw::CreateOverwrites).with(backup(1, true, false)).with(backup(2, true, false)),
+            one("create that overwrites", Flaw::CreateOverwrites).with(Role::Backup(compared(1))).with(Role::Backup(compared(2))),
             "S2",
         ),
         (
             one("names derived from plaintext: a condemned name is created again", Flaw::NamesFromPlaintext)
-                .with(backup(3, false, false))
+                .with(Role::Backup(backup(3)))
                 .with(pruner(8, 1, all))
                 .start(|world| {
                     // The dead chunk has a pack of its own, under the name that its content gives.
@@ -310,13 +326,13 @@ pub fn flawed() -> Vec<(Scenario, &'static str)> {
         (
             one("delete before the record: what it leads to", Flaw::DeleteBeforeRecord)
                 .with(pruner(8, 1, all))
-                .with(backup(3, false, false))
+                .with(Role::Backup(backup(3)))
                 .loss_only(),
             "S1",
         ),
         (
             one("condemn not checked again after a lost race", Flaw::CondemnNotRechecked)
-                .with(backup(3, false, false))
+                .with(Role::Backup(backup(3)))
                 .with(pruner(8, 1, all)),
             "S5",
         ),
@@ -335,21 +351,21 @@ pub fn flawed() -> Vec<(Scenario, &'static str)> {
         ),
         (
             one("parent forgotten during the run and not noticed", Flaw::ParentUnseen)
-                .with(backup(1, true, true))
+                .with(publishing(compared(2)))
                 .with(pruner(8, 1, all))
                 .with(forgetter(0, 0)),
             "S6",
         ),
         (
             one("damage found during the run and not noticed", Flaw::DistrustUnseen)
-                .with(backup(1, true, true))
+                .with(publishing(compared(2)))
                 .with(Role::Verifier { at: 0 })
-                .damage(0, p(0)),
+                .damage(0, p(1)),
             "S6",
         ),
         (
             one("own pack found damaged before the commit and not noticed", Flaw::OwnDamageUnseen)
-                .with(backup(1, true, true))
+                .with(publishing(backup(1)))
                 .with(Role::Verifier { at: 0 })
                 .damage(0, p(2)),
             "S6",
@@ -362,12 +378,18 @@ pub fn flawed() -> Vec<(Scenario, &'static str)> {
         ),
         (
             one("a snapshot's object that was condemned", Flaw::ObjectUnchecked)
-                .with(backup_with_objects(false))
+                .with(with_objects(false))
                 .with(pruner(8, 1, all)),
             "S4",
         ),
         (
             one("a list that was condemned before its record", Flaw::ListUnchecked)
+                .with(pruner_with_list(12))
+                .with(pruner(10, 1, all)),
+            "S5",
+        ),
+        (
+            one("a list that is condemned after its record", Flaw::ListNotSpared)
                 .with(pruner_with_list(12))
                 .with(pruner(10, 1, all)),
             "S5",
@@ -380,7 +402,7 @@ pub fn flawed() -> Vec<(Scenario, &'static str)> {
             "S4",
         ),
         (
-            one("an unknown outcome taken for success", Flaw::UnknownIsDone).with(backup(3, false, false)).ambiguous(),
+            one("an unknown outcome taken for success", Flaw::UnknownIsDone).with(Role::Backup(backup(3))).ambiguous(),
             "S2",
         ),
     ]

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::model::protocol::{Broken, Flaw, Plans, Role, Scenario};
+use crate::model::protocol::{Backup, Broken, Flaw, Plans, Role, Scenario};
 use crate::model::records::{Lost, last_of};
 use crate::model::words::{chunks, names, store};
 use crate::model::world::{Actor, Set, World, bits, stage};
@@ -16,7 +16,7 @@ impl Scenario {
     pub fn steps(&self, world: &World, out: &mut Sink<'_>) {
         for (a, role) in self.roles.iter().enumerate() {
             match *role {
-                Role::Backup { .. } => (0..self.replicas).for_each(|r| self.backup(world, a, r, role, out)),
+                Role::Backup(_) => (0..self.replicas).for_each(|r| self.backup(world, a, r, out)),
                 Role::Pruner { at, .. } => self.pruner(world, a, at, role, out),
                 Role::Compactor { at, segment } => self.compactor(world, a, at, segment, out),
                 Role::Forgetter { at, .. } | Role::Verifier { at } => self.write(world, a, at, out),
@@ -66,15 +66,15 @@ impl Scenario {
         }
     }
 
-    fn backup(&self, world: &World, a: usize, r: usize, role: &Role, out: &mut Sink<'_>) {
-        let Role::Backup { publishes, objects, segments, .. } = *role else { return };
+    fn backup(&self, world: &World, a: usize, r: usize, out: &mut Sink<'_>) {
+        let Role::Backup(Backup { publishes, objects, segments, .. }) = self.roles[a] else { return };
         let actor = &world.actors[a];
         let (object, segment) = (objects[usize::from(actor.again)], segments[usize::from(actor.again)]);
         match actor.stage[r] {
             stage::OPEN if actor.stage[..r].iter().all(|s| *s == stage::OPENED) => self.open(world, a, r, out, |next| {
                 next.actors[a].stage[r] = stage::OPENED;
                 if r + 1 == self.replicas {
-                    self.plan_backup(next, a, role);
+                    self.plan_backup(next, a);
                 }
             }),
             stage::PUT => self.put(world, a, r, actor.pack, out, |_, actor| {
@@ -92,9 +92,29 @@ impl Scenario {
         }
     }
 
+    /// Whether a backup that is in its first pass commits when nobody else does anything any more.
+    pub fn ends_well(&self, world: &World, a: usize) -> bool {
+        if !matches!(self.roles[a], Role::Backup(_)) || world.actors[a].again != 0 {
+            return true;
+        }
+        let mut world = *world;
+        loop {
+            let mut next = None;
+            (0..self.replicas).for_each(|r| {
+                self.backup(&world, a, r, &mut |step, _, _| {
+                    next.get_or_insert(*step);
+                });
+            });
+            match next {
+                Some(step) => world = step,
+                None => return world.actors[a].acked != 0,
+            }
+        }
+    }
+
     /// Decides what is carried over from the parent, relied on, and sent.
-    pub fn plan_backup(&self, world: &mut World, a: usize, role: &Role) {
-        let Role::Backup { snapshot, parent, packs, objects, .. } = *role else { return };
+    pub fn plan_backup(&self, world: &mut World, a: usize) {
+        let Role::Backup(Backup { snapshot, parent, packs, objects, .. }) = self.roles[a] else { return };
         let actor = world.actors[a];
         let object = objects[usize::from(actor.again)];
         let source = self.snapshots[snapshot];

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::protocol::{Role, Scenario};
+use crate::model::protocol::{Backup, Role, Scenario};
 use crate::model::world::{Kind, Record, Set, bits};
 
 /// Objects, as `P0 P3`.
@@ -57,6 +57,9 @@ impl fmt::Display for Told {
             Kind::Distrust => write!(f, "distrust {}", names(record.names))?,
             Kind::Compact => write!(f, "compact {} with the rows of {}", names(record.old), names(record.names))?,
         }
+        if record.kind() == Kind::Commit {
+            bits(record.old).try_for_each(|snapshot| write!(f, " instead of S{snapshot}"))?;
+        }
         if record.extra != 0 { write!(f, ", object {}", names(record.extra)) } else { Ok(()) }
     }
 }
@@ -64,7 +67,7 @@ impl fmt::Display for Told {
 impl fmt::Display for Who<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.1 {
-            Role::Backup { snapshot, .. } => write!(f, "the backup of S{snapshot}"),
+            Role::Backup(Backup { snapshot, .. }) => write!(f, "the backup of S{snapshot}"),
             Role::Pruner { .. } => write!(f, "pruner {}", self.0),
             Role::Compactor { .. } => write!(f, "compactor {}", self.0),
             Role::Forgetter { .. } => write!(f, "forgetter {}", self.0),
@@ -89,7 +92,7 @@ impl Scenario {
         for r in 0..self.replicas {
             let log = &self.start.logs[r];
             let records: Vec<String> = log.slots(0, log.len).iter().map(|record| Told(*record).to_string()).collect();
-            lines.push(format!("{} begins with: {}", store(r), records.join("; ")));
+            lines.push(format!("{} begins with: {}", store(r), if records.is_empty() { "nothing".to_owned() } else { records.join("; ") }));
         }
         let held: Vec<String> = (0..self.start.contents.len())
             .filter(|name| self.start.contents[*name] != 0 && self.start.present.iter().any(|p| p & 1 << name != 0))

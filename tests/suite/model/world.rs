@@ -24,7 +24,7 @@ pub enum Kind {
 const KINDS: [Kind; 6] = [Kind::Publish, Kind::Commit, Kind::Forget, Kind::Condemn, Kind::Distrust, Kind::Compact];
 
 /// A record: kind, author and snapshot in one word; the packs it names; the segment, snapshot object or list that it names
-/// beside them; the segments that it replaces.
+/// beside them; the segments (by a commit: snapshots) that it replaces.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Record {
     head: u16,
@@ -282,6 +282,8 @@ impl Fold {
             }
             Kind::Commit => {
                 self.loose |= record.names;
+                self.live &= !record.old;
+                self.forgotten |= record.old;
                 // A forgotten id never comes back.
                 self.live |= 1 << snapshot & !self.forgotten;
                 self.objects[snapshot] |= record.extra;
