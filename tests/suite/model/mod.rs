@@ -1,5 +1,5 @@
-//! The protocol of the commit log (DESIGN section 5), model-checked: every order of every step of a few actors in a tiny
-//! world, breadth first to the end. What holds is S1 to S6; each rule left out is found to break one of them.
+//! The protocol of the commit log, model-checked: every order of every step of a few actors in a tiny world, breadth first
+//! to the end. What must hold is S1 to S6 (see `protocol`); each rule left out is found to break one of them.
 //!
 //! `protocol` what must hold, and what may be left out; `world` the state; `steps` and `records` what actors do and write;
 //! `search` every order; `scenarios` who takes part; `words` traces. Time has no part in it: mercy is zero, pauses last
@@ -57,7 +57,7 @@ fn no_order_of_steps_loses_anything() {
         most = most.max(done.bytes >> 20);
         failures.extend(story(&scenario, &done));
         if done.found.is_none() && done.sights & must_see != must_see {
-            failures.push(format!("{}: never reached {:011b}", scenario.name, must_see & !done.sights));
+            failures.push(format!("{}: never reached {:012b}", scenario.name, must_see & !done.sights));
         }
     }
     println!("{states} states, {transitions} transitions, at most {most} MiB at once");

@@ -1,6 +1,12 @@
-//! A scenario, the flaws it may be given, and what must hold: S1 to S6 as DESIGN's table has them.
+//! A scenario, the flaws it may be given, and what must hold.
 //!
-//! Records are judged at their own position, when they are appended; the rest is judged in every state.
+//! S1 every chunk of every live snapshot of a log is in a published, uncondemned pack that is present at that replica.
+//! S2 a commit that was reported is in the logs of a quorum. S3 a DELETE is sent only for a name that a record of that log
+//! condemns. S4 a name, once condemned in a log, is never relied on again there. S5, S6 condemn, publish, compact and commit
+//! records are sound at their own position. L1 a backup that is left to itself commits.
+//!
+//! S1, S2 and L1 are judged in every state, S3 at every DELETE, the rest when a record is appended. Damage is no fault of the
+//! protocol: what lies only in packs that were found damaged before counts as there, but nothing new may come to that.
 
 use crate::model::world::{Extent, Fold, Kind, Record, Set, World, bits};
 
@@ -9,6 +15,12 @@ use crate::model::world::{Extent, Fold, Kind, Record, Set, World, bits};
 pub enum Flaw {
     /// A commit is written without looking at what it stands on.
     CommitUnchecked,
+    /// A commit looks at everything but whether the packs that its run sent were condemned.
+    OwnUnseen,
+    /// A commit looks at everything but whether the packs that its run relied on were condemned.
+    HitUnseen,
+    /// A commit looks at everything but whether the packs that its run relied on were found damaged.
+    HitDamageUnseen,
     /// A publish is written without looking whether its packs were condemned.
     PublishUnchecked,
     /// Creating a slot that exists replaces it.
@@ -35,6 +47,12 @@ pub enum Flaw {
     ObjectUnchecked,
     /// The list that a condemn names is not looked at when the record is written.
     ListUnchecked,
+    /// What a publish named since the plan stays on the plan's list.
+    PublishNotSpared,
+    /// What a commit named or reached since the plan stays on the plan's list.
+    CommitNotSpared,
+    /// What a compaction named since the plan stays on the plan's list.
+    CompactNotSpared,
     /// A list that another condemn named since the plan stays on the plan's list.
     ListNotSpared,
     /// A new segment is not looked at when the compaction is written.

@@ -2,7 +2,7 @@
 
 use crate::model::protocol::{Backup, Broken, Flaw, Role, Scenario};
 use crate::model::scenarios::sights::{
-    ACKED, AGAIN, COMPACTED, CONDEMNED, DELETED, DISTRUSTED, FORGOTTEN, HEALED, MOVED, ORPHANS, UNSURE,
+    ACKED, AGAIN, COMPACTED, CONDEMNED, DELETED, DISTRUSTED, FORGOTTEN, HEALED, MOVED, ORPHANS, REFILLED, UNSURE,
 };
 use crate::model::world::{Actor, Fold, Kind, REPLICAS, Record, Set, World, bits, stage};
 
@@ -87,9 +87,12 @@ impl Scenario {
     fn stands(&self, actor: &Actor, r: usize, fold: &Fold) -> Result<(), Lost> {
         let (own, hits) = (actor.own[r], actor.hits[r]);
         let parent = actor.parent != 0;
-        let why = if (own & !self.taken_back() | hits) & fold.condemned != 0 {
+        let unseen = |flaw| if self.has(flaw) || self.has(Flaw::NamesFromPlaintext) { Set::MAX } else { 0 };
+        let why = if own & fold.condemned & !unseen(Flaw::OwnUnseen) != 0 {
+            "a pack that it sent was condemned"
+        } else if hits & fold.condemned != 0 && !self.has(Flaw::HitUnseen) {
             "a pack that it relies on was condemned"
-        } else if hits & fold.distrusted != 0 {
+        } else if hits & fold.distrusted != 0 && !self.has(Flaw::HitDamageUnseen) {
             "a pack that it relies on was found damaged"
         } else if own & fold.distrusted != 0 && !self.has(Flaw::OwnDamageUnseen) {
             "a pack that it sent was found damaged"
@@ -101,11 +104,6 @@ impl Scenario {
             return Ok(());
         };
         Err(Lost::Cover(why))
-    }
-
-    /// Own names whose condemnation a commit takes back, with that flaw.
-    fn taken_back(&self) -> Set {
-        if self.has(Flaw::NamesFromPlaintext) { Set::MAX } else { 0 }
     }
 
     /// What is left of a plan to condemn after all that was written since; or that it has to be planned again.
@@ -130,6 +128,9 @@ impl Scenario {
         let mut drop = actor.drop & !fold.condemned;
         for record in world.logs[r].slots(actor.plan[r], view) {
             match record.kind() {
+                Kind::Publish if self.has(Flaw::PublishNotSpared) => {}
+                Kind::Compact if self.has(Flaw::CompactNotSpared) => {}
+                Kind::Commit if self.has(Flaw::CommitNotSpared) => {}
                 Kind::Publish | Kind::Compact => drop &= !(record.names | record.extra),
                 Kind::Commit => {
                     let reached = world.holders(drop, self.snapshots[record.snapshot()]);
@@ -143,8 +144,8 @@ impl Scenario {
         Ok(drop)
     }
 
-    /// What an actor does when its record is written. A heal's commit is judged here: it must have obeyed every forget that
-    /// stood in a log when it looked at it first.
+    /// What an actor does when its record is written. A heal's commit is judged here, too: it must have obeyed every forget
+    /// that it read in any log.
     pub fn after(&self, world: &mut World, a: usize, r: usize) -> Option<Broken> {
         let actor = world.actors[a];
         let at = actor.stage[r];
@@ -164,12 +165,20 @@ impl Scenario {
                 mine.again += u16::from(more);
                 mine.stage[r] = if more { stage::OPEN } else { stage::DONE };
             }
-            Role::Healer { .. } if at == stage::PUBLISH => mine.stage[r] = stage::LOOK,
+            Role::Healer { snapshot, .. } if at == stage::PUBLISH => {
+                // Where the snapshot is held already, something of it had been damaged: it has another place now.
+                let held = self.fold(world, r, actor.view[r]).live & 1 << snapshot != 0;
+                if held {
+                    world.actors[a] = Actor { stage: [stage::DONE; REPLICAS], ..Actor::default() };
+                } else {
+                    world.actors[a].stage[r] = stage::LOOK;
+                }
+            }
             Role::Healer { snapshot, .. } => {
-                *mine = Actor { stage: [stage::DONE; REPLICAS], ..Actor::default() };
-                let ignored = |r: usize| self.fold(world, r, actor.plan[r]).forgotten & 1 << snapshot != 0;
-                if !self.loss_only && (0..self.replicas).any(ignored) {
-                    return Some("S6: a heal committed what a log had forgotten before it began");
+                let ignored = self.forgotten(world, a) & 1 << snapshot != 0;
+                world.actors[a] = Actor { stage: [stage::DONE; REPLICAS], ..Actor::default() };
+                if ignored && !self.loss_only {
+                    return Some("S6: a heal committed what it had read to be forgotten");
                 }
             }
             Role::Compactor { .. } | Role::Forgetter { .. } => {
@@ -239,7 +248,9 @@ impl Scenario {
                 see(DISTRUSTED, record.kind() == Kind::Distrust);
                 see(COMPACTED, record.kind() == Kind::Compact);
                 let by = self.roles.get(record.who());
-                see(HEALED, record.kind() == Kind::Commit && matches!(by, Some(Role::Healer { .. })));
+                let healer = matches!(by, Some(Role::Healer { .. }));
+                see(HEALED, record.kind() == Kind::Commit && healer);
+                see(REFILLED, record.kind() == Kind::Publish && healer);
                 see(MOVED, record.kind() == Kind::Publish && matches!(by, Some(Role::Pruner { .. })));
             }
             see(DELETED, bits(self.whole(world, r).doomed & !world.present[r]).next().is_some());

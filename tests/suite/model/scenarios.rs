@@ -5,7 +5,7 @@
 
 use crate::model::protocol::{Backup, Flaw, Plans, Role, Scenario};
 use crate::model::scenarios::sights::{
-    ACKED, AGAIN, COMPACTED, CONDEMNED, DELETED, DISTRUSTED, FORGOTTEN, HEALED, MOVED, ORPHANS, UNSURE,
+    ACKED, AGAIN, COMPACTED, CONDEMNED, DELETED, DISTRUSTED, FORGOTTEN, HEALED, MOVED, ORPHANS, REFILLED, UNSURE,
 };
 use crate::model::world::{Kind, Log, Record, Set, World};
 
@@ -18,6 +18,7 @@ pub mod sights {
     pub const DELETED: u32 = 1 << 3;
     /// A pruner published what it moved.
     pub const MOVED: u32 = 1 << 4;
+    /// A healer committed.
     pub const HEALED: u32 = 1 << 5;
     pub const FORGOTTEN: u32 = 1 << 6;
     pub const COMPACTED: u32 = 1 << 7;
@@ -26,6 +27,8 @@ pub mod sights {
     pub const ORPHANS: u32 = 1 << 9;
     /// A create whose outcome was unknown.
     pub const UNSURE: u32 = 1 << 10;
+    /// A healer published.
+    pub const REFILLED: u32 = 1 << 11;
 }
 
 const A: Set = 1;
@@ -115,12 +118,16 @@ fn with_objects(segments: bool) -> Role {
 }
 
 fn pruner(first: u32, rounds: u16, plans: Plans) -> Role {
-    Role::Pruner { at: 0, packs: [p(first), p(first + 1)], rounds, lists: [0; 2], plans }
+    pruner_at(0, first, rounds, plans)
+}
+
+fn pruner_at(at: usize, first: u32, rounds: u16, plans: Plans) -> Role {
+    Role::Pruner { at, packs: [p(first), p(first + 1)], rounds, lists: [0; 2], plans }
 }
 
 /// A pruner that moves what it must to P8 and names the list `list` in its record.
-fn pruner_with_list(list: u32) -> Role {
-    Role::Pruner { at: 0, packs: [p(8), p(9)], rounds: 1, lists: [p(list), p(list)], plans: Plans::All }
+fn pruner_with_list(list: u32, plans: Plans) -> Role {
+    Role::Pruner { at: 0, packs: [p(8), p(9)], rounds: 1, lists: [p(list), p(list)], plans }
 }
 
 fn forgetter(at: usize, snapshot: usize) -> Role {
@@ -217,33 +224,51 @@ pub fn sound(full: bool) -> Vec<(Scenario, u32)> {
         (
             one("snapshot objects and lists as orphans")
                 .with(with_objects(false))
-                .with(pruner_with_list(12))
-                .with(Role::Pruner { at: 0, packs: [p(10), p(11)], rounds: 1, lists: [0; 2], plans: Plans::Sensible }),
+                .with(pruner_with_list(12, parts))
+                .with(pruner(10, 1, parts)),
             rebuilt,
         ),
         (
-            one("2 compactors x pruner x backup")
-                .with(with_objects(true))
+            one("2 compactors x pruner")
                 .with(Role::Compactor { at: 0, segment: p(12) })
                 .with(Role::Compactor { at: 0, segment: p(13) })
+                .with(pruner(8, 2, Plans::All))
+                .start(in_segments),
+            CONDEMNED | DELETED | MOVED | ORPHANS | COMPACTED,
+        ),
+        (
+            one("compactor x pruner x backup")
+                .with(with_objects(true))
+                .with(Role::Compactor { at: 0, segment: p(12) })
                 .with(pruner(8, 1, parts))
                 .start(in_segments),
             rebuilt | COMPACTED,
         ),
         (
-            one("damage: backup x pruner x verifier")
-                .with(publishing(compared(1)))
-                .with(pruner(8, 2, parts))
+            one("damage to what is carried over, sent or moved")
+                .with(publishing(compared(2)))
+                .with(pruner(8, 1, Plans::All))
                 .with(Role::Verifier { at: 0 })
-                .damage(0, p(0))
-                .damage(0, p(2))
+                .damage(0, p(1))
+                .damage(0, p(4))
                 .damage(0, p(8)),
             rebuilt | DISTRUSTED,
         ),
         (
-            two("2 replicas: backup x pruner x forgetter")
+            one("damage to what is relied on: backup x 2 pruners")
+                .with(Role::Backup(backup(3)))
+                .with(pruner(8, 1, parts))
+                .with(pruner(10, 1, parts))
+                .with(Role::Verifier { at: 0 })
+                .damage(0, p(0))
+                .damage(0, p(6)),
+            rebuilt | DISTRUSTED,
+        ),
+        (
+            two("2 replicas: backup x pruner at each x forgetter")
                 .with(publishing(compared(1)))
                 .with(pruner(8, 1, parts))
+                .with(pruner_at(1, 10, 1, parts))
                 .with(forgetter(1, 0)),
             usual | FORGOTTEN,
         ),
@@ -251,15 +276,15 @@ pub fn sound(full: bool) -> Vec<(Scenario, u32)> {
             two("an empty replica: 2 healers x pruner there x forgetter")
                 .with(healer(0, 0, 12))
                 .with(healer(0, 0, 14))
-                .with(Role::Pruner { at: 1, packs: [p(8), p(9)], rounds: 1, lists: [0; 2], plans: parts })
+                .with(pruner_at(1, 8, 2, Plans::All))
                 .with(forgetter(0, 0))
                 .start(spare_is_empty),
             healed | FORGOTTEN | ORPHANS,
         ),
         (
-            two("heal x backup x pruner at the source")
+            two("heal x backup x pruner at the source x forgetter at the target")
                 .with(healer(0, 0, 12))
-                .with(Role::Backup(backup(3)))
+                .with(publishing(compared(1)))
                 .with(pruner(8, 1, parts))
                 .with(Role::Forgetter { at: 1, snapshot: 0, anyway: true })
                 .start(spare_is_empty),
@@ -270,21 +295,43 @@ pub fn sound(full: bool) -> Vec<(Scenario, u32)> {
                 .with(healer(1, 0, 12))
                 .with(Role::Verifier { at: 0 })
                 .with(pruner(8, 1, parts))
-                .with(Role::Backup(compared(3)))
-                .damage(0, p(0)),
-            healed | ACKED | DISTRUSTED,
+                .with(Role::Backup(compared(2)))
+                .damage(0, p(1)),
+            CONDEMNED | DELETED | REFILLED | ACKED | DISTRUSTED,
         ),
     ];
     if full {
-        all.push((
-            one("2 backups x 2 pruners x forgetter")
-                .with(publishing(compared(1)))
-                .with(Role::Backup(backup(3)))
-                .with(pruner(8, 1, Plans::Sensible))
-                .with(pruner(10, 1, Plans::Sensible))
-                .with(forgetter(0, 0)),
-            rebuilt | FORGOTTEN,
-        ));
+        all.extend([
+            (
+                one("2 backups x 2 pruners x forgetter")
+                    .with(publishing(compared(1)))
+                    .with(Role::Backup(compared(2)))
+                    .with(pruner(8, 1, Plans::Sensible))
+                    .with(pruner(10, 1, Plans::Sensible))
+                    .with(forgetter(0, 0)),
+                rebuilt | FORGOTTEN,
+            ),
+            (
+                one("weak reads, creates without an answer: backup x 2 pruners")
+                    .with(publishing(compared(2)))
+                    .with(pruner(8, 1, Plans::Sensible))
+                    .with(pruner(10, 1, Plans::Sensible))
+                    .weak()
+                    .ambiguous(),
+                rebuilt | UNSURE,
+            ),
+            (
+                two("2 replicas: 2 backups x pruner at each x healer x forgetter")
+                    .with(Role::Backup(compared(1)))
+                    .with(Role::Backup(compared(2)))
+                    .with(pruner(8, 1, Plans::Sensible))
+                    .with(pruner_at(1, 10, 1, Plans::Sensible))
+                    .with(healer(0, 0, 12))
+                    .with(forgetter(0, 0))
+                    .start(spare_is_empty),
+                usual | FORGOTTEN | HEALED,
+            ),
+        ]);
     }
     all
 }
@@ -302,6 +349,18 @@ pub fn flawed() -> Vec<(Scenario, &'static str)> {
                 .with(pruner(8, 1, all))
                 .loss_only(),
             "S1",
+        ),
+        (
+            one("own packs not checked at commit", Flaw::OwnUnseen).with(publishing(backup(1))).with(pruner(8, 1, all)),
+            "S6",
+        ),
+        (one("hits not checked at commit", Flaw::HitUnseen).with(Role::Backup(backup(3))).with(pruner(8, 1, all)), "S6"),
+        (
+            one("hits found damaged and not noticed at commit", Flaw::HitDamageUnseen)
+                .with(Role::Backup(backup(3)))
+                .with(Role::Verifier { at: 0 })
+                .damage(0, p(0)),
+            "S6",
         ),
         (one("publish without the check", Flaw::PublishUnchecked).with(publishing(compared(1))).with(pruner(8, 1, all)), "S4"),
         (
@@ -334,6 +393,26 @@ pub fn flawed() -> Vec<(Scenario, &'static str)> {
             one("condemn not checked again after a lost race", Flaw::CondemnNotRechecked)
                 .with(Role::Backup(backup(3)))
                 .with(pruner(8, 1, all)),
+            "S5",
+        ),
+        (
+            one("what was published since the plan is condemned", Flaw::PublishNotSpared)
+                .with(with_objects(true))
+                .with(pruner(8, 1, all))
+                .start(in_segments),
+            "S5",
+        ),
+        (
+            one("what was committed since the plan is condemned", Flaw::CommitNotSpared)
+                .with(Role::Backup(backup(3)))
+                .with(pruner(8, 1, all)),
+            "S5",
+        ),
+        (
+            one("what was compacted since the plan is condemned", Flaw::CompactNotSpared)
+                .with(Role::Compactor { at: 0, segment: p(12) })
+                .with(pruner(8, 1, all))
+                .start(in_segments),
             "S5",
         ),
         (
@@ -371,7 +450,13 @@ pub fn flawed() -> Vec<(Scenario, &'static str)> {
             "S6",
         ),
         (
-            two("a healer that ignores forgets", Flaw::HealIgnoresForgets)
+            two("a healer that ignores forgets at the source", Flaw::HealIgnoresForgets)
+                .with(healer(0, 0, 12))
+                .with(forgetter(0, 0)),
+            "S6",
+        ),
+        (
+            two("a healer that ignores forgets at the target", Flaw::HealIgnoresForgets)
                 .with(healer(0, 0, 12))
                 .with(Role::Forgetter { at: 1, snapshot: 0, anyway: true }),
             "S6",
@@ -384,15 +469,15 @@ pub fn flawed() -> Vec<(Scenario, &'static str)> {
         ),
         (
             one("a list that was condemned before its record", Flaw::ListUnchecked)
-                .with(pruner_with_list(12))
+                .with(pruner_with_list(12, all))
                 .with(pruner(10, 1, all)),
             "S5",
         ),
         (
             one("a list that is condemned after its record", Flaw::ListNotSpared)
-                .with(pruner_with_list(12))
+                .with(pruner_with_list(12, all))
                 .with(pruner(10, 1, all)),
-            "S5",
+            "S1",
         ),
         (
             one("a segment that was condemned before its compaction", Flaw::CompactUnchecked)

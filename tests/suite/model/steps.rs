@@ -255,12 +255,8 @@ impl Scenario {
         let actor = &world.actors[a];
         let done = |actor: &mut Actor| *actor = Actor { stage: [stage::OUT; 2], ..Actor::default() };
         match (actor.stage[from], actor.stage[to]) {
-            (stage::OPEN, _) => self.open(world, a, from, out, |next| {
-                next.actors[a].stage[from] = stage::OPENED;
-                next.actors[a].plan[from] = next.actors[a].view[from];
-            }),
+            (stage::OPEN, _) => self.open(world, a, from, out, |next| next.actors[a].stage[from] = stage::OPENED),
             (_, stage::OPEN) => self.open(world, a, to, out, |next| {
-                next.actors[a].plan[to] = next.actors[a].view[to];
                 self.plan_heal(next, a, [from, to], snapshot, packs);
             }),
             (_, stage::PUT) => {
@@ -293,7 +289,7 @@ impl Scenario {
     }
 
     /// What any log forgot, as far as an actor has read.
-    fn forgotten(&self, world: &World, a: usize) -> Set {
+    pub fn forgotten(&self, world: &World, a: usize) -> Set {
         (0..self.replicas).fold(0, |set, r| set | self.fold(world, r, world.actors[a].view[r]).forgotten)
     }
 

@@ -97,7 +97,7 @@ pub struct Actor {
     pub stage: [u16; REPLICAS],
     /// How far it has read each log.
     pub view: [u16; REPLICAS],
-    /// How far it had when it planned (pruners) or first looked (healers).
+    /// How far it had read it when it planned.
     pub plan: [u16; REPLICAS],
     /// Packs that it brought there.
     pub own: [Set; REPLICAS],
