@@ -60,8 +60,8 @@ impl Scenario {
                 Ok(Record::new(Kind::Compact, a, actor.cover).beside(segment).instead_of(actor.drop))
             }
             Role::Forgetter { snapshot, anyway, .. } => {
-                let (held, done) = (fold.live & 1 << snapshot != 0, actor.stage[r] == stage::DONE);
-                if done || !held && !(anyway && fold.forgotten & 1 << snapshot == 0) {
+                let held = fold.live & 1 << snapshot != 0 || anyway && fold.forgotten & 1 << snapshot == 0;
+                if actor.stage[r] == stage::DONE || !held {
                     return Err(Lost::Wait);
                 }
                 Ok(Record::new(Kind::Forget, a, 0).of(snapshot))
@@ -114,9 +114,7 @@ impl Scenario {
         }
         let lost = if actor.cover & fold.condemned != 0 && !self.has(Flaw::CoversNotRechecked) {
             Some("a cover of its plan was condemned")
-        } else if actor.cover & fold.distrusted != 0
-            && !self.has(Flaw::CoversNotRechecked)
-            && !self.has(Flaw::CoverDamageUnseen)
+        } else if actor.cover & fold.distrusted != 0 && !self.has(Flaw::CoversNotRechecked) && !self.has(Flaw::CoverDamageUnseen)
         {
             Some("a cover of its plan was found damaged")
         } else {
@@ -151,7 +149,9 @@ impl Scenario {
         let at = actor.stage[r];
         let mine = &mut world.actors[a];
         match self.roles[a] {
-            Role::Backup(Backup { objects, .. }) if at == stage::PUBLISH => mine.stage[r] = last_of(objects[usize::from(actor.again)]),
+            Role::Backup(Backup { objects, .. }) if at == stage::PUBLISH => {
+                mine.stage[r] = last_of(objects[usize::from(actor.again)])
+            }
             Role::Backup(_) => {
                 mine.stage[r] = stage::DONE;
                 let done = mine.stage[..self.replicas].iter().filter(|s| **s == stage::DONE).count();
@@ -210,7 +210,11 @@ impl Scenario {
                 mine.stage[from] = stage::OPENED;
                 self.plan_heal(world, a, [from, to], snapshot, packs);
             }
-            _ => *mine = Actor { stage: [stage::OUT; REPLICAS], ..Actor::default() },
+            Role::Healer { .. } => *mine = Actor { stage: [stage::OUT; REPLICAS], ..Actor::default() },
+            _ => {
+                *mine = Actor::default();
+                mine.stage[r] = stage::OUT;
+            }
         }
     }
 

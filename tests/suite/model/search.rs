@@ -96,7 +96,6 @@ pub fn search(scenario: &Scenario, most: usize) -> Searched {
     let (mut seen, mut bytes) = (Seen::new(), Vec::new());
     let (mut transitions, mut sights, mut depth, mut level_ends) = (0_u64, 0, 0, 1);
     scenario.start.encode(extent, &mut bytes);
-    assert!(World::decode(&bytes, extent) == scenario.start, "what is stored is read back");
     seen.insert(&bytes, NONE);
     let mut found: Option<(u32, Option<World>, Broken)> = None;
     let mut at = 0;
@@ -116,7 +115,9 @@ pub fn search(scenario: &Scenario, most: usize) -> Searched {
                 found = found.take().or(Some((at as u32, Some(*next), broken)));
             }
             next.encode(extent, &mut bytes);
-            seen.insert(&bytes, at as u32);
+            if seen.insert(&bytes, at as u32) {
+                assert!(World::decode(&bytes, extent) == *next, "nothing of a state is left out");
+            }
         });
         assert!(seen.len() <= most, "{}: more than {most} states", scenario.name);
         at += 1;

@@ -92,7 +92,11 @@ impl Scenario {
         for r in 0..self.replicas {
             let log = &self.start.logs[r];
             let records: Vec<String> = log.slots(0, log.len).iter().map(|record| Told(*record).to_string()).collect();
-            lines.push(format!("{} begins with: {}", store(r), if records.is_empty() { "nothing".to_owned() } else { records.join("; ") }));
+            lines.push(format!(
+                "{} begins with: {}",
+                store(r),
+                if records.is_empty() { "nothing".to_owned() } else { records.join("; ") }
+            ));
         }
         let held: Vec<String> = (0..self.start.contents.len())
             .filter(|name| self.start.contents[*name] != 0 && self.start.present.iter().any(|p| p & 1 << name != 0))
