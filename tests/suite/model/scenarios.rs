@@ -311,9 +311,8 @@ pub fn sound(full: bool) -> Vec<(Scenario, u32)> {
                 rebuilt | UNSURE,
             ),
             (
-                two("2 replicas: 2 backups x pruner x healer x forgetter")
+                two("2 replicas: backup x pruner x healer x forgetter")
                     .with(Role::Backup(compared(1)))
-                    .with(Role::Backup(backup(3)))
                     .with(pruner(8, 1, Plans::Sensible))
                     .with(healer(0, 0, 12))
                     .with(forgetter(0, 0))
