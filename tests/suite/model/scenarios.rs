@@ -295,29 +295,30 @@ pub fn sound(full: bool) -> Vec<(Scenario, u32)> {
         all.extend([
             (
                 one("2 backups x 2 pruners")
-                    .with(Role::Backup(compared(1)))
+                    .with(publishing(compared(1)))
                     .with(Role::Backup(backup(3)))
                     .with(pruner(8, 1, Plans::Sensible))
                     .with(pruner(10, 1, Plans::Sensible)),
                 rebuilt,
             ),
             (
-                one("weak reads, creates without an answer: backup x pruner x forgetter")
+                one("weak reads, creates without an answer: backup x 2 pruners")
                     .with(Role::Backup(compared(2)))
                     .with(pruner(8, 1, Plans::Sensible))
-                    .with(forgetter(0, 0))
+                    .with(pruner(10, 1, Plans::Sensible))
                     .weak()
                     .ambiguous(),
                 rebuilt | UNSURE,
             ),
             (
-                two("2 replicas: backup x pruner x healer x forgetter")
+                two("2 replicas: backup x pruner at each x healer x forgetter")
                     .with(Role::Backup(compared(1)))
                     .with(pruner(8, 1, Plans::Sensible))
+                    .with(pruner_at(1, 10, 1, Plans::Sensible))
                     .with(healer(0, 0, 12))
                     .with(forgetter(0, 0))
                     .start(spare_is_empty),
-                usual | FORGOTTEN | HEALED,
+                ACKED | MOVED | FORGOTTEN | healed,
             ),
         ]);
     }
