@@ -21,6 +21,7 @@ mod hostile_repository;
 mod hostile_source;
 mod memory;
 mod missing_bucket;
+mod model;
 mod probe;
 mod processes;
 mod real_trees;
