@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::real_trees::{difference, has_rsync};
 use crate::support::authority::Authority;
-use crate::support::clouds::{Cloud, Provider, Request, THREE};
+use crate::support::clouds::{Cloud, Provider, Request, THREE, gcs_grpc, gcs_json};
 use crate::support::proxy::{Answer, Fault, Rule};
 use crate::support::source_tree::noise;
 
@@ -226,6 +226,7 @@ async fn the_third_is_killed_and_healed() {
 fn busy(provider: Provider) -> Answer {
     match provider {
         Provider::S3 => Answer::xml(503, "<Error><Code>SlowDown</Code></Error>").with("retry-after", "0"),
+        Provider::Gcs => gcs_json(503, "backendError", "busy").with("retry-after", "0"),
         Provider::Azure => Answer::xml(503, "<Error><Code>ServerBusy</Code></Error>").with("retry-after", "0"),
     }
 }
@@ -236,6 +237,10 @@ fn denied(provider: Provider) -> (Answer, [&'static str; 3]) {
         Provider::S3 => {
             let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
             (Answer::xml(403, body), ["put ", "bucket", "s3:PutObject"])
+        }
+        Provider::Gcs => {
+            let message = "backup@project.iam.gserviceaccount.com does not have storage.objects.create access to the object.";
+            (gcs_json(403, "forbidden", message), ["put ", "buckets/bucket", "storage.objects.create"])
         }
         Provider::Azure => {
             let body =
@@ -294,6 +299,11 @@ async fn denied_at_one_or_at_all() {
     // Not even reading is allowed.
     for cloud in &desk.clouds {
         cloud.proxy.behave();
+        for request in [Request::Stat, Request::List, Request::Delete] {
+            if cloud.provider.by_grpc(request) {
+                cloud.on(request, Rule::new(Fault::Answer(gcs_grpc(7, "the caller does not have permission"))));
+            }
+        }
         cloud.proxy.inject(Rule::new(Fault::Answer(denied(cloud.provider).0)));
     }
     desk.expect(13, &["snapshots"]).await;
@@ -303,7 +313,7 @@ async fn denied_at_one_or_at_all() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_clock_is_said_to_be_one() {
-    for provider in [Provider::S3, Provider::Azure] {
+    for provider in THREE {
         let desk = Desk::of(&[provider], 3).await;
         let source = desk.source();
         desk.expect(0, &["init"]).await;
@@ -314,6 +324,9 @@ async fn a_wrong_clock_is_said_to_be_one() {
                  is too large.</Message></Error>",
             ),
             // Told by the server's clock alone.
+            Provider::Gcs => {
+                gcs_json(401, "authError", "Invalid Credentials").with("date", "Thu, 01 Jan 2015 00:00:00 GMT")
+            }
             Provider::Azure => {
                 Answer::xml(403, "<Error><Code>AuthenticationFailed</Code></Error>").with("date", "Thu, 01 Jan 2015 00:00:00 GMT")
             }

@@ -12,7 +12,10 @@ use holdfast::store::{OpenStore, open};
 
 use crate::support::authority::Authority;
 use crate::support::azure_server::{self, AzureServer};
-use crate::support::proxy::{Fault, Proxy, Rule};
+use crate::support::gcs_grpc::escaped;
+use crate::support::gcs_json::told;
+use crate::support::gcs_server::{self, GcsServer};
+use crate::support::proxy::{Answer, Fault, Proxy, Rule};
 use crate::support::s3_server::{ACCESS_KEY, BUCKET, REGION, S3Server, SECRET_KEY};
 
 /// A provider.
@@ -20,12 +23,14 @@ use crate::support::s3_server::{ACCESS_KEY, BUCKET, REGION, S3Server, SECRET_KEY
 pub enum Provider {
     /// Amazon S3.
     S3,
+    /// Google Cloud Storage.
+    Gcs,
     /// Azure Blob Storage.
     Azure,
 }
 
-/// One cloud each of three replicas.
-pub const THREE: [Provider; 3] = [Provider::S3, Provider::Azure, Provider::S3];
+/// The clouds of three replicas.
+pub const THREE: [Provider; 3] = [Provider::S3, Provider::Gcs, Provider::Azure];
 
 /// A kind of request, as it looks on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,17 +48,24 @@ pub enum Request {
 }
 
 impl Provider {
-    /// Whether the SDK needs HTTP/2. Faults are finer where it does not.
+    /// Whether the SDK needs HTTP/2.
     fn speaks_http2(self) -> bool {
         match self {
             Provider::S3 | Provider::Azure => false,
+            Provider::Gcs => true,
         }
+    }
+
+    /// Whether this kind of request is a call of gRPC, whose answers have codes of their own.
+    pub fn by_grpc(self, request: Request) -> bool {
+        self == Provider::Gcs && matches!(request, Request::Stat | Request::List | Request::Delete)
     }
 
     /// What its server calls a create.
     pub fn put_operation(self) -> &'static str {
         match self {
             Provider::S3 => "PutObject",
+            Provider::Gcs => "put",
             Provider::Azure => "PutBlob",
         }
     }
@@ -66,6 +78,11 @@ impl Provider {
             (Provider::S3, Request::Stat) => ("HEAD", ""),
             (Provider::S3, Request::List) => ("GET", "list-type=2"),
             (Provider::S3, Request::Delete) => ("POST", "delete"),
+            (Provider::Gcs, Request::Put) => ("POST", "uploadType=multipart"),
+            (Provider::Gcs, Request::Get) => ("GET", "alt=media"),
+            (Provider::Gcs, Request::Stat) => ("POST", "Storage/GetObject"),
+            (Provider::Gcs, Request::List) => ("POST", "Storage/ListObjects"),
+            (Provider::Gcs, Request::Delete) => ("POST", "Storage/DeleteObject"),
             (Provider::Azure, Request::Put) => ("PUT", ""),
             // A listing is one of the container itself, behind whose name no slash stands.
             (Provider::Azure, Request::Get) => ("GET", "/container/"),
@@ -78,6 +95,7 @@ impl Provider {
 
 enum Server {
     S3(S3Server),
+    Gcs(GcsServer),
     Azure(AzureServer),
 }
 
@@ -99,6 +117,7 @@ impl Cloud {
     pub async fn start(provider: Provider, name: &str, tls: Option<(&Authority, &Path)>) -> Cloud {
         let server = match provider {
             Provider::S3 => Server::S3(S3Server::start()),
+            Provider::Gcs => Server::Gcs(GcsServer::start()),
             Provider::Azure => Server::Azure(AzureServer::start()),
         };
         Cloud::before(provider, server, name, tls, false).await
@@ -108,6 +127,7 @@ impl Cloud {
     pub async fn careless(provider: Provider, name: &str, tls: Option<(&Authority, &Path)>) -> Cloud {
         let server = match provider {
             Provider::S3 => Server::S3(S3Server::open_to_all()),
+            Provider::Gcs => Server::Gcs(GcsServer::open_to_all()),
             Provider::Azure => Server::Azure(AzureServer::open_to_all()),
         };
         let cloud = Cloud::before(provider, server, name, tls, true).await;
@@ -119,6 +139,7 @@ impl Cloud {
     pub fn forget(&self) {
         let condition = match self.provider {
             Provider::S3 | Provider::Azure => "if-none-match",
+            Provider::Gcs => "ifGenerationMatch",
         };
         self.on(Request::Put, Rule::new(Fault::Without(condition)));
     }
@@ -126,11 +147,14 @@ impl Cloud {
     async fn before(provider: Provider, server: Server, name: &str, tls: Option<(&Authority, &Path)>, anonymous: bool) -> Cloud {
         let endpoint = match &server {
             Server::S3(server) => server.endpoint(),
+            Server::Gcs(server) => server.endpoint(),
             Server::Azure(server) => server.endpoint(),
         };
         let address: SocketAddr = endpoint.trim_start_matches("http://").parse().expect("an address");
         let proxy = Proxy::start(address, tls.map(|(authority, _)| authority.acceptor(provider.speaks_http2()))).await;
         let ca_file = tls.map(|(authority, folder)| authority.file(folder));
+        // The SDK has no setting for it: a process that is to trust the authority has its file in SSL_CERT_FILE.
+        let ca_file = ca_file.filter(|_| provider != Provider::Gcs);
         Cloud { provider, name: name.to_owned(), proxy, ca_file, server, anonymous }
     }
 
@@ -138,6 +162,7 @@ impl Cloud {
     pub fn endpoint(&self) -> String {
         match &self.server {
             Server::S3(server) => server.endpoint(),
+            Server::Gcs(server) => server.endpoint(),
             Server::Azure(server) => server.endpoint(),
         }
     }
@@ -146,6 +171,7 @@ impl Cloud {
     pub fn url(&self, endpoint: &str, prefix: &str) -> String {
         match &self.server {
             Server::S3(_) => format!("s3://{BUCKET}/{prefix}?endpoint={endpoint}&region={REGION}"),
+            Server::Gcs(_) => format!("gs://{}/{prefix}?endpoint={endpoint}", gcs_server::BUCKET),
             Server::Azure(_) => {
                 let (account, container) = (azure_server::ACCOUNT, azure_server::CONTAINER);
                 format!("az://{account}/{container}/{prefix}?endpoint={endpoint}")
@@ -157,6 +183,7 @@ impl Cloud {
     pub fn provider_settings(&self) -> ProviderSettings {
         let settings = match &self.server {
             Server::S3(server) => server.settings().provider,
+            Server::Gcs(server) => server.settings().provider,
             Server::Azure(server) => server.settings().provider,
         };
         let credentials = if self.anonymous { Credentials::Anonymous } else { settings.credentials };
@@ -173,6 +200,7 @@ impl Cloud {
             Server::S3(_) => {
                 format!("{{ kind = \"access-key\", access_key_id = \"{ACCESS_KEY}\", secret_env = \"{S3_SECRET}\" }}")
             }
+            Server::Gcs(_) => format!("{{ kind = \"access-token\", secret_env = \"{GCS_SECRET}\" }}"),
             Server::Azure(_) => format!("{{ kind = \"account-key\", secret_env = \"{AZURE_SECRET}\" }}"),
         };
         format!("[[store]]\nname = \"{name}\"\nurl = \"{url}\"\ncredentials = {credentials}\n{ca}")
@@ -182,6 +210,7 @@ impl Cloud {
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         match &self.server {
             Server::S3(_) => vec![(S3_SECRET, SECRET_KEY.into())],
+            Server::Gcs(_) => vec![(GCS_SECRET, gcs_server::TOKEN.into())],
             Server::Azure(_) => vec![(AZURE_SECRET, azure_server::KEY.into())],
         }
     }
@@ -216,6 +245,7 @@ impl Cloud {
     pub fn counts(&self) -> BTreeMap<&'static str, usize> {
         match &self.server {
             Server::S3(server) => server.counts(),
+            Server::Gcs(server) => server.counts(),
             Server::Azure(server) => server.counts(),
         }
     }
@@ -223,5 +253,18 @@ impl Cloud {
 
 /// Names the variable with the secret key for S3.
 const S3_SECRET: &str = "HOLDFAST_SUITE_S3_SECRET";
+/// Names the variable with the token for GCS.
+const GCS_SECRET: &str = "HOLDFAST_SUITE_GCS_TOKEN";
 /// Names the variable with the account's key for Azure.
 const AZURE_SECRET: &str = "HOLDFAST_SUITE_AZURE_SECRET";
+
+/// A refusal as the JSON API of GCS tells it.
+pub fn gcs_json(status: u16, reason: &str, message: &str) -> Answer {
+    Answer::json(status, told(status, reason, message)).with("x-guploader-uploadid", "REQUEST-7")
+}
+
+/// A refusal as gRPC tells it.
+pub fn gcs_grpc(code: u8, message: &str) -> Answer {
+    let answer = Answer { status: 200, headers: Vec::new(), body: String::new() }.with("content-type", "application/grpc");
+    answer.with("grpc-status", &code.to_string()).with("grpc-message", &escaped(message))
+}

@@ -20,6 +20,7 @@ pub mod gcs_tokens;
 pub mod generated;
 pub mod hostile_writer;
 pub mod proxy;
+pub mod proxy_h2;
 pub mod recording_store;
 pub mod replicas;
 pub mod rig;
