@@ -161,7 +161,8 @@ fn error_inside(provider: Provider, request: Request) -> Answer {
     match provider {
         // That its refusals have status 200 is the way of gRPC: here the success has nothing that could be a message.
         Provider::Gcs if provider.by_grpc(request) => {
-            Answer { status: 200, headers: Vec::new(), body: "the server's words".into() }.with("content-type", "application/grpc")
+            Answer { status: 200, headers: Vec::new(), body: "the server's words".into() }
+                .with("content-type", "application/grpc")
         }
         Provider::Gcs => refusal(provider, 200, "backendError"),
         Provider::S3 | Provider::Azure => refusal(provider, 200, "InternalError"),
@@ -199,7 +200,9 @@ fn server(provider: Provider, request: Request, untouched: Left, applied: Left) 
     let second = Duration::from_secs(1);
     vec![
         once(Fault::Answer(throttled(provider, request)), applied).lasting(second),
-        always(Fault::Answer(throttled(provider, request)), &["throttled"], untouched).lasting(second * RETRIES).saying(&["throttled"]),
+        always(Fault::Answer(throttled(provider, request)), &["throttled"], untouched)
+            .lasting(second * RETRIES)
+            .saying(&["throttled"]),
         once(Fault::Answer(busy(provider, request)), applied),
         always(Fault::Answer(busy(provider, request)), &["throttled", "unavailable"], untouched),
         once(Fault::Answer(broken(provider, request)), applied),
@@ -279,8 +282,13 @@ fn cases(provider: Provider, request: Request) -> Vec<Case> {
             // It was there before, or it is what this very request left there behind a stranger's back.
             case(Fault::AnswerAfter(refusal(provider, 412, "conditionNotMet")), 1, 1, &["exists"], Ours),
             refused(expired(provider, request).with("date", LONG_AGO), &["denied"], Absent).saying(&["clock"]),
-            refused(denied(provider, request), &["denied"], Absent)
-                .saying(&["storage.objects.create", "buckets/bucket", "deep/prefix/data", "Storage Object User", "REQUEST-7"]),
+            refused(denied(provider, request), &["denied"], Absent).saying(&[
+                "storage.objects.create",
+                "buckets/bucket",
+                "deep/prefix/data",
+                "Storage Object User",
+                "REQUEST-7",
+            ]),
             refused(gcs_json(404, "notFound", "The specified bucket does not exist."), &["not found"], Absent)
                 .saying(&["there is no bucket"]),
         ]),
@@ -289,8 +297,12 @@ fn cases(provider: Provider, request: Request) -> Vec<Case> {
             always(Fault::Flip(5000), &["corrupt"], Ours),
             refused(gcs_json(404, "notFound", "No such object: bucket/x"), &["not found"], Ours),
             refused(expired(provider, request).with("date", LONG_AGO), &["denied"], Ours).saying(&["clock"]),
-            refused(denied(provider, request), &["denied"], Ours)
-                .saying(&["storage.objects.get", "storage.objects.list", "buckets/bucket", "REQUEST-7"]),
+            refused(denied(provider, request), &["denied"], Ours).saying(&[
+                "storage.objects.get",
+                "storage.objects.list",
+                "buckets/bucket",
+                "REQUEST-7",
+            ]),
         ]),
         (Provider::Gcs, Request::Stat) => cases.extend([
             refused(denied(provider, request), &["denied"], Ours).saying(&["storage.objects.get", "buckets/bucket"]),
@@ -318,7 +330,11 @@ fn cases(provider: Provider, request: Request) -> Vec<Case> {
             case(Fault::AnswerAfter(refusal(provider, 409, "BlobAlreadyExists")), 1, 1, &["exists"], Ours),
             refused(refusal(provider, 403, "AuthenticationFailed").with("date", LONG_AGO), &["denied"], Absent)
                 .saying(&["clock"]),
-            refused(denied(provider, request), &["denied"], Absent).saying(&["blobs/write", "testaccount/container", "REQUEST-7"]),
+            refused(denied(provider, request), &["denied"], Absent).saying(&[
+                "blobs/write",
+                "testaccount/container",
+                "REQUEST-7",
+            ]),
             once(Fault::Answer(refusal(provider, 500, "OperationTimedOut")), Ours),
         ]),
         (Provider::Azure, Request::Get) => cases.extend([
@@ -342,9 +358,8 @@ fn cases(provider: Provider, request: Request) -> Vec<Case> {
 }
 
 /// Rows that one provider has and another has not, with the reason. Printed with the provider's table.
-const NOT_MADE: [(Provider, &[Request], &str); 6] = [
+const NOT_MADE: [(Provider, &[Request], &str); 5] = [
     (Provider::Gcs, &[Request::Stat, Request::List, Request::Delete], "flipped bytes: a gRPC message has no sum but that of TLS"),
-    (Provider::Gcs, &[Request::Delete], "errors inside a success: GCS removes one by one, and a call's end says how it went"),
     (Provider::Gcs, &[Request::Stat, Request::List, Request::Delete], "the request's id in the text: gRPC answers have none"),
     (Provider::S3, &[Request::List], "flipped bytes: a listing has no sum but that of TLS"),
     (Provider::Azure, &[Request::List], "flipped bytes: a listing has no sum but that of TLS"),

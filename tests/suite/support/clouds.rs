@@ -61,12 +61,24 @@ impl Provider {
         self == Provider::Gcs && matches!(request, Request::Stat | Request::List | Request::Delete)
     }
 
-    /// What its server calls a create.
-    pub fn put_operation(self) -> &'static str {
-        match self {
-            Provider::S3 => "PutObject",
-            Provider::Gcs => "put",
-            Provider::Azure => "PutBlob",
+    /// What its server calls a kind of request.
+    pub fn operation(self, request: Request) -> &'static str {
+        match (self, request) {
+            (Provider::S3, Request::Put) => "PutObject",
+            (Provider::S3, Request::Get) => "GetObject",
+            (Provider::S3, Request::Stat) => "HeadObject",
+            (Provider::S3, Request::List) => "ListObjectsV2",
+            (Provider::S3, Request::Delete) => "DeleteObjects",
+            (Provider::Gcs, Request::Put) => "put",
+            (Provider::Gcs, Request::Get) => "get",
+            (Provider::Gcs, Request::Stat) => "stat",
+            (Provider::Gcs, Request::List) => "list",
+            (Provider::Gcs, Request::Delete) => "delete",
+            (Provider::Azure, Request::Put) => "PutBlob",
+            (Provider::Azure, Request::Get) => "GetBlob",
+            (Provider::Azure, Request::Stat) => "HeadBlob",
+            (Provider::Azure, Request::List) => "ListBlobs",
+            (Provider::Azure, Request::Delete) => "DeleteBlob",
         }
     }
 

@@ -39,8 +39,7 @@ pub async fn streams(shared: &Arc<Shared>, client: &mut Wire) -> io::Result<()> 
             }
         }
     });
-    let served =
-        server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(client.rest()), serve);
+    let served = server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(client.rest()), serve);
     tokio::select! {
         ended = served => ended.map_err(io::Error::other),
         () = breaks.notified() => Err(io::Error::other("reset")),

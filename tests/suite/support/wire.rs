@@ -51,6 +51,12 @@ impl Io for TcpStream {
     }
 }
 
+impl Io for Box<dyn Io> {
+    fn sharpen(&self) {
+        (**self).sharpen();
+    }
+}
+
 impl Io for server::TlsStream<TcpStream> {
     fn sharpen(&self) {
         self.get_ref().0.sharpen();
