@@ -14,9 +14,10 @@ use holdfast::store::name::ObjectName;
 use holdfast::store::settings::StoreSettings;
 use holdfast::store::{ObjectInfo, Store};
 
+use crate::support::answers::{LONG_AGO, broken, busy, denied, error_inside, expired, gcs_grpc, gcs_json, refusal, throttled};
 use crate::support::authority::Authority;
 use crate::support::azure_server::KEY;
-use crate::support::clouds::{Cloud, Provider, Request, gcs_grpc, gcs_json};
+use crate::support::clouds::{Cloud, Provider, Request};
 use crate::support::gcs_server::TOKEN;
 use crate::support::name;
 use crate::support::proxy::{Answer, Fault, Rule};
@@ -102,83 +103,6 @@ fn class(kind: StoreErrorKind) -> &'static str {
 fn story(e: &dyn std::error::Error) -> String {
     std::iter::successors(Some(e), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
-
-fn refusal(provider: Provider, status: u16, code: &str) -> Answer {
-    match provider {
-        Provider::S3 => {
-            let body = format!("<Error><Code>{code}</Code><Message>the server's words</Message></Error>");
-            Answer::xml(status, body).with("x-amz-request-id", "REQUEST-7")
-        }
-        Provider::Gcs => gcs_json(status, code, "the server's words"),
-        Provider::Azure => {
-            let body = format!("<Error><Code>{code}</Code><Message>the server's words</Message></Error>");
-            Answer::xml(status, body).with("x-ms-request-id", "REQUEST-7").with("x-ms-error-code", code)
-        }
-    }
-}
-
-/// Whoever asks is not admitted: status and code.
-fn denied(provider: Provider, request: Request) -> Answer {
-    match provider {
-        Provider::S3 => refusal(provider, 403, "AccessDenied"),
-        Provider::Gcs if provider.by_grpc(request) => gcs_grpc(7, "the server's words"),
-        Provider::Gcs => refusal(provider, 403, "forbidden"),
-        Provider::Azure => refusal(provider, 403, "AuthorizationPermissionMismatch"),
-    }
-}
-
-/// Who asks was admitted until a moment ago.
-fn expired(provider: Provider, request: Request) -> Answer {
-    match provider {
-        Provider::S3 => refusal(provider, 400, "ExpiredToken"),
-        Provider::Gcs if provider.by_grpc(request) => gcs_grpc(16, "the server's words"),
-        Provider::Gcs => refusal(provider, 401, "authError"),
-        Provider::Azure => refusal(provider, 401, "InvalidAuthenticationInfo"),
-    }
-}
-
-/// Slow down.
-fn busy(provider: Provider, request: Request) -> Answer {
-    match provider {
-        Provider::S3 => refusal(provider, 503, "SlowDown"),
-        Provider::Gcs if provider.by_grpc(request) => gcs_grpc(14, "the server's words"),
-        Provider::Gcs => refusal(provider, 503, "backendError"),
-        Provider::Azure => refusal(provider, 503, "ServerBusy"),
-    }
-}
-
-/// Something broke inside.
-fn broken(provider: Provider, request: Request) -> Answer {
-    match provider {
-        Provider::Gcs if provider.by_grpc(request) => gcs_grpc(13, "the server's words"),
-        Provider::Gcs => refusal(provider, 500, "backendError"),
-        Provider::S3 | Provider::Azure => refusal(provider, 500, "InternalError"),
-    }
-}
-
-/// An error in the guise of a success.
-fn error_inside(provider: Provider, request: Request) -> Answer {
-    match provider {
-        // That its refusals have status 200 is the way of gRPC: here the success has nothing that could be a message.
-        Provider::Gcs if provider.by_grpc(request) => {
-            Answer { status: 200, headers: Vec::new(), body: "the server's words".into() }
-                .with("content-type", "application/grpc")
-        }
-        Provider::Gcs => refusal(provider, 200, "backendError"),
-        Provider::S3 | Provider::Azure => refusal(provider, 200, "InternalError"),
-    }
-}
-
-/// Too many requests: come again in a second.
-fn throttled(provider: Provider, request: Request) -> Answer {
-    if provider.by_grpc(request) {
-        return gcs_grpc(8, "the server's words").with("grpc-status-details-bin", IN_A_SECOND);
-    }
-    Answer::xml(429, "").with("retry-after", "1")
-}
-
-/// A `google.rpc.Status` of code 8, whose one detail is a `google.rpc.RetryInfo` of one second.
-const IN_A_SECOND: &str = "CAgSEnRoZSBzZXJ2ZXIncyB3b3JkcxowCih0eXBlLmdvb2dsZWFwaXMuY29tL2dvb2dsZS5ycGMuUmV0cnlJbmZvEgQKAggB";
 
 /// A network that breaks: the same for every kind of request that HTTP/1.1 carries.
 fn network(untouched: Left, applied: Left) -> Vec<Case> {
@@ -365,9 +289,6 @@ const NOT_MADE: [(Provider, &[Request], &str); 5] = [
     (Provider::Azure, &[Request::List], "flipped bytes: a listing has no sum but that of TLS"),
     (Provider::Azure, &[Request::Delete], "errors inside a success: removals are one by one"),
 ];
-
-/// What a server's clock says to one whose own is wrong.
-const LONG_AGO: &str = "Thu, 01 Jan 2015 00:00:00 GMT";
 
 trait Concat {
     fn concat_all(self) -> Vec<Case>;

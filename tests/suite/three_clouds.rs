@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::real_trees::{difference, has_rsync};
+use crate::support::answers::{LONG_AGO, gcs_grpc, gcs_json};
 use crate::support::authority::Authority;
-use crate::support::clouds::{Cloud, Provider, Request, THREE, gcs_grpc, gcs_json};
+use crate::support::clouds::{Cloud, Provider, Request, THREE};
 use crate::support::proxy::{Answer, Fault, Rule};
 use crate::support::source_tree::noise;
 
@@ -324,10 +325,8 @@ async fn a_wrong_clock_is_said_to_be_one() {
                  is too large.</Message></Error>",
             ),
             // Told by the server's clock alone.
-            Provider::Gcs => gcs_json(401, "authError", "Invalid Credentials").with("date", "Thu, 01 Jan 2015 00:00:00 GMT"),
-            Provider::Azure => {
-                Answer::xml(403, "<Error><Code>AuthenticationFailed</Code></Error>").with("date", "Thu, 01 Jan 2015 00:00:00 GMT")
-            }
+            Provider::Gcs => gcs_json(401, "authError", "Invalid Credentials").with("date", LONG_AGO),
+            Provider::Azure => Answer::xml(403, "<Error><Code>AuthenticationFailed</Code></Error>").with("date", LONG_AGO),
         };
         desk.clouds[0].proxy.inject(Rule::new(Fault::Answer(answer)));
         let (_, err) = desk.expect(13, &["backup", text(&source)]).await;

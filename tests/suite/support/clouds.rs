@@ -12,10 +12,8 @@ use holdfast::store::{OpenStore, open};
 
 use crate::support::authority::Authority;
 use crate::support::azure_server::{self, AzureServer};
-use crate::support::gcs_grpc::escaped;
-use crate::support::gcs_json::told;
 use crate::support::gcs_server::{self, GcsServer};
-use crate::support::proxy::{Answer, Fault, Proxy, Rule};
+use crate::support::proxy::{Fault, Proxy, Rule};
 use crate::support::s3_server::{ACCESS_KEY, BUCKET, REGION, S3Server, SECRET_KEY};
 
 /// A provider.
@@ -269,14 +267,3 @@ const S3_SECRET: &str = "HOLDFAST_SUITE_S3_SECRET";
 const GCS_SECRET: &str = "HOLDFAST_SUITE_GCS_TOKEN";
 /// Names the variable with the account's key for Azure.
 const AZURE_SECRET: &str = "HOLDFAST_SUITE_AZURE_SECRET";
-
-/// A refusal as the JSON API of GCS tells it.
-pub fn gcs_json(status: u16, reason: &str, message: &str) -> Answer {
-    Answer::json(status, told(status, reason, message)).with("x-guploader-uploadid", "REQUEST-7")
-}
-
-/// A refusal as gRPC tells it.
-pub fn gcs_grpc(code: u8, message: &str) -> Answer {
-    let answer = Answer { status: 200, headers: Vec::new(), body: String::new() }.with("content-type", "application/grpc");
-    answer.with("grpc-status", &code.to_string()).with("grpc-message", &escaped(message))
-}

@@ -3,6 +3,7 @@
 
 use holdfast::store::name::ObjectName;
 
+pub mod answers;
 pub mod authority;
 pub mod aws_tokens;
 pub mod azure_container;
