@@ -419,7 +419,7 @@ fn column(cloud: &Cloud) -> String {
 fn sorted(provider: Provider, bill: &BTreeMap<&'static str, usize>) -> [usize; 4] {
     let asked = [Request::Put, Request::Get, Request::Stat, Request::List]
         .map(|request| bill.get(provider.operation(request)).copied().unwrap_or(0));
-    assert_eq!(asked.iter().sum::<usize>(), bill.values().sum(), "{provider:?}: {bill:?}");
+    assert_eq!(asked.iter().sum::<usize>(), bill.values().sum::<usize>(), "{provider:?}: {bill:?}");
     asked
 }
 
