@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::{Request, Response};
+use hyper::{Request, Response, client};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
@@ -18,7 +18,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::support::authority::Authority;
 use crate::support::proxy::{Answer, Fault, Proxy, Rule};
-use crate::support::wire::{Body, Wire};
+use crate::support::wire::{Body, Io, Wire};
 
 /// A server that answers every request with its body, twice over, and counts.
 async fn echo() -> (SocketAddr, Arc<AtomicU64>) {
@@ -46,16 +46,27 @@ async fn echo() -> (SocketAddr, Arc<AtomicU64>) {
 }
 
 /// One request on a connection of its own: status and digest of the body; or whether it took too long.
-async fn ask(proxy: &Proxy, tls: Option<&Authority>, sent: &[u8]) -> Result<(u16, blake3::Hash), bool> {
+async fn ask(proxy: &Proxy, tls: Option<&Authority>, http2: bool, sent: &[u8]) -> Result<(u16, blake3::Hash), bool> {
     let work = async {
         let stream = TcpStream::connect(proxy.address()).await?;
-        let mut wire = match tls {
-            None => Wire::new(stream),
+        let stream: Box<dyn Io> = match tls {
+            None => Box::new(stream),
             Some(authority) => {
                 let name = ServerName::try_from("127.0.0.1").map_err(io::Error::other)?;
-                Wire::new(authority.connector().connect(name, stream).await?)
+                Box::new(authority.connector().connect(name, stream).await?)
             }
         };
+        if http2 {
+            let shaken = client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+            let (mut sender, line) = shaken.map_err(io::Error::other)?;
+            tokio::spawn(line);
+            let request = Request::put("http://here/a?b").body(Full::new(Bytes::copy_from_slice(sent)));
+            let answer = sender.send_request(request.map_err(io::Error::other)?).await.map_err(io::Error::other)?;
+            let status = answer.status().as_u16();
+            let body = answer.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
+            return Ok((status, blake3::hash(&body)));
+        }
+        let mut wire = Wire::new(stream);
         let head = format!("PUT /a?b HTTP/1.1\r\nhost: here\r\ncontent-length: {}\r\n\r\n", sent.len());
         wire.send(&[head.as_bytes(), sent].concat()).await?;
         let head = wire.head().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -69,11 +80,11 @@ async fn ask(proxy: &Proxy, tls: Option<&Authority>, sent: &[u8]) -> Result<(u16
 #[tokio::test(flavor = "multi_thread")]
 async fn the_proxy_does_what_it_is_told() {
     let authority = Authority::new();
-    for tls in [None, Some(&authority)] {
+    for (tls, http2) in [(None, false), (Some(&authority), false), (None, true), (Some(&authority), true)] {
         let (server, served) = echo().await;
-        let proxy = Proxy::start(server, tls.map(|authority| authority.acceptor(false))).await;
+        let proxy = Proxy::start(server, tls.map(|authority| authority.acceptor(http2))).await;
         let sent = vec![7; 50_000];
-        let ask = async || ask(&proxy, tls, &sent).await;
+        let ask = async || ask(&proxy, tls, http2, &sent).await;
         let whole = Ok((200, blake3::hash(&[7; 100_000])));
         assert_eq!(ask().await, whole);
         let made_up = Answer::xml(429, "<slow/>").with("retry-after", "1");
@@ -99,7 +110,7 @@ async fn the_proxy_does_what_it_is_told() {
             let before = served.load(Ordering::SeqCst);
             proxy.inject(Rule::new(fault.clone()).method("PUT").path("/a?b").times(1));
             proxy.inject(Rule::new(Fault::Down).method("GET"));
-            assert_eq!(ask().await, ends, "{fault:?}");
+            assert_eq!(ask().await, ends, "{fault:?} http2={http2}");
             assert_eq!(served.load(Ordering::SeqCst) - before, reached, "{fault:?}");
             assert_eq!(ask().await, whole, "after {fault:?}");
             proxy.behave();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::real_trees::{difference, has_rsync};
+use crate::support::answers::{LONG_AGO, gcs_grpc, gcs_json};
 use crate::support::authority::Authority;
 use crate::support::clouds::{Cloud, Provider, Request, THREE};
 use crate::support::proxy::{Answer, Fault, Rule};
@@ -226,6 +227,7 @@ async fn the_third_is_killed_and_healed() {
 fn busy(provider: Provider) -> Answer {
     match provider {
         Provider::S3 => Answer::xml(503, "<Error><Code>SlowDown</Code></Error>").with("retry-after", "0"),
+        Provider::Gcs => gcs_json(503, "backendError", "busy").with("retry-after", "0"),
         Provider::Azure => Answer::xml(503, "<Error><Code>ServerBusy</Code></Error>").with("retry-after", "0"),
     }
 }
@@ -236,6 +238,10 @@ fn denied(provider: Provider) -> (Answer, [&'static str; 3]) {
         Provider::S3 => {
             let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
             (Answer::xml(403, body), ["put ", "bucket", "s3:PutObject"])
+        }
+        Provider::Gcs => {
+            let message = "backup@project.iam.gserviceaccount.com does not have storage.objects.create access to the object.";
+            (gcs_json(403, "forbidden", message), ["put ", "buckets/bucket", "storage.objects.create"])
         }
         Provider::Azure => {
             let body =
@@ -294,6 +300,11 @@ async fn denied_at_one_or_at_all() {
     // Not even reading is allowed.
     for cloud in &desk.clouds {
         cloud.proxy.behave();
+        for request in [Request::Stat, Request::List, Request::Delete] {
+            if cloud.provider.by_grpc(request) {
+                cloud.on(request, Rule::new(Fault::Answer(gcs_grpc(7, "the caller does not have permission"))));
+            }
+        }
         cloud.proxy.inject(Rule::new(Fault::Answer(denied(cloud.provider).0)));
     }
     desk.expect(13, &["snapshots"]).await;
@@ -303,7 +314,7 @@ async fn denied_at_one_or_at_all() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_clock_is_said_to_be_one() {
-    for provider in [Provider::S3, Provider::Azure] {
+    for provider in THREE {
         let desk = Desk::of(&[provider], 3).await;
         let source = desk.source();
         desk.expect(0, &["init"]).await;
@@ -314,9 +325,8 @@ async fn a_wrong_clock_is_said_to_be_one() {
                  is too large.</Message></Error>",
             ),
             // Told by the server's clock alone.
-            Provider::Azure => {
-                Answer::xml(403, "<Error><Code>AuthenticationFailed</Code></Error>").with("date", "Thu, 01 Jan 2015 00:00:00 GMT")
-            }
+            Provider::Gcs => gcs_json(401, "authError", "Invalid Credentials").with("date", LONG_AGO),
+            Provider::Azure => Answer::xml(403, "<Error><Code>AuthenticationFailed</Code></Error>").with("date", LONG_AGO),
         };
         desk.clouds[0].proxy.inject(Rule::new(Fault::Answer(answer)));
         let (_, err) = desk.expect(13, &["backup", text(&source)]).await;
@@ -368,37 +378,61 @@ async fn requests_are_few() {
     let mut rows = vec![("init", bills(&desk, &mut before))];
     let one = source.join("07/2107");
     let (wanted, target) = (format!("latest:{}", text(&source.join("07"))), desk.at("restored"));
-    let jobs: [(&str, Vec<&str>); 4] = [
+    let restore = |from| vec!["restore", &wanted, "--target", text(&target), "--include", "2107", "--from", from];
+    let jobs: [(&str, Vec<&str>); 6] = [
         ("first backup of 10,000 files", vec!["backup", text(&source)]),
         ("unchanged backup", vec!["backup", text(&source)]),
         ("open (snapshots)", vec!["snapshots"]),
-        ("restore of one file", vec!["restore", &wanted, "--target", text(&target), "--include", "2107", "--from", "one"]),
+        ("restore of one file from one", restore("one")),
+        ("restore of one file from two", restore("two")),
+        ("restore of one file from three", restore("three")),
     ];
     for (job, words) in &jobs {
         desk.expect(0, words).await;
         rows.push((*job, bills(&desk, &mut before)));
-    }
-    assert_eq!(fs::read(target.join("2107")).expect("restored"), fs::read(one).expect("there"));
-    for (job, bills) in &rows {
-        for (cloud, bill) in desk.clouds.iter().zip(bills) {
-            let all: usize = bill.values().sum();
-            println!("requests, {job}, {} ({:?}): {all} {bill:?}", cloud.name, cloud.provider);
-            let (puts, most) = allowed(job);
-            assert!(all <= most, "{job} at {}: {all} requests: {bill:?}", cloud.name);
-            assert_eq!(bill.get(cloud.provider.put_operation()).copied().unwrap_or(0), puts, "{job} at {}", cloud.name);
+        if job.starts_with("restore") {
+            assert_eq!(fs::read(target.join("2107")).expect("restored"), fs::read(&one).expect("there"));
+            fs::remove_dir_all(&target).expect("removed");
         }
+    }
+    println!("{:<34}{}", "requests: put, get, stat, list", desk.clouds.iter().map(column).collect::<String>());
+    for (job, bills) in &rows {
+        let asked: Vec<[usize; 4]> = desk.clouds.iter().zip(bills).map(|(cloud, bill)| sorted(cloud.provider, bill)).collect();
+        println!("{job:<34}{}", asked.iter().map(|asked| format!("{:<24}", format!("{asked:?}"))).collect::<String>());
+        let (puts, [most, few], stats, lists) = allowed(job);
+        for (cloud, [put, get, stat, list]) in desk.clouds.iter().zip(&asked) {
+            let what = format!("{job} at {} ({:?})", cloud.name, cloud.provider);
+            assert_eq!(*put, puts, "{what}: puts");
+            assert!(*get <= most && *stat <= stats && *list <= lists, "{what}: {get} gets, {stat} stats, {list} lists");
+        }
+        let readers = asked.iter().filter(|asked| asked[1] > few).count();
+        assert!(readers <= 1, "{job}: the repository is read from one store, the others are only looked at: {asked:?}");
     }
 }
 
-/// What each replica may be asked for a job: creates, and requests at most. Whoever is read from is asked more.
-fn allowed(job: &str) -> (usize, usize) {
+/// The head of a store's column.
+fn column(cloud: &Cloud) -> String {
+    format!("{:<24}", format!("{} ({:?})", cloud.name, cloud.provider))
+}
+
+/// A bill as puts, gets, stats and lists, and there is nothing else on it.
+fn sorted(provider: Provider, bill: &BTreeMap<&'static str, usize>) -> [usize; 4] {
+    let asked = [Request::Put, Request::Get, Request::Stat, Request::List]
+        .map(|request| bill.get(provider.operation(request)).copied().unwrap_or(0));
+    assert_eq!(asked.iter().sum::<usize>(), bill.values().sum::<usize>(), "{provider:?}: {bill:?}");
+    asked
+}
+
+/// What every replica is asked for a job: puts exactly; gets at most, of the one that is read from and of the others; stats and
+/// lists at most.
+fn allowed(job: &str) -> (usize, [usize; 2], usize, usize) {
     match job {
         // Key, generation, descriptor, genesis, what is tried out.
-        "init" => (5, 30),
+        "init" => (5, [10, 10], 8, 4),
         // Packs of data (3) and meta, index, snapshot, record, the try of the descriptor, checkpoint.
-        "first backup of 10,000 files" => (9, 28),
-        "unchanged backup" => (3, 36),
-        "open (snapshots)" => (0, 16),
-        _ => (0, 28),
+        "first backup of 10,000 files" => (9, [8, 8], 9, 1),
+        "unchanged backup" => (3, [30, 9], 3, 1),
+        "open (snapshots)" => (0, [14, 10], 1, 1),
+        _ => (0, [26, 10], 1, 1),
     }
 }

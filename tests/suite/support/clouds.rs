@@ -12,6 +12,7 @@ use holdfast::store::{OpenStore, open};
 
 use crate::support::authority::Authority;
 use crate::support::azure_server::{self, AzureServer};
+use crate::support::gcs_server::{self, GcsServer};
 use crate::support::proxy::{Fault, Proxy, Rule};
 use crate::support::s3_server::{ACCESS_KEY, BUCKET, REGION, S3Server, SECRET_KEY};
 
@@ -20,12 +21,14 @@ use crate::support::s3_server::{ACCESS_KEY, BUCKET, REGION, S3Server, SECRET_KEY
 pub enum Provider {
     /// Amazon S3.
     S3,
+    /// Google Cloud Storage.
+    Gcs,
     /// Azure Blob Storage.
     Azure,
 }
 
-/// One cloud each of three replicas.
-pub const THREE: [Provider; 3] = [Provider::S3, Provider::Azure, Provider::S3];
+/// The clouds of three replicas.
+pub const THREE: [Provider; 3] = [Provider::S3, Provider::Gcs, Provider::Azure];
 
 /// A kind of request, as it looks on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,18 +46,37 @@ pub enum Request {
 }
 
 impl Provider {
-    /// Whether the SDK needs HTTP/2. Faults are finer where it does not.
+    /// Whether the SDK needs HTTP/2.
     fn speaks_http2(self) -> bool {
         match self {
             Provider::S3 | Provider::Azure => false,
+            Provider::Gcs => true,
         }
     }
 
-    /// What its server calls a create.
-    pub fn put_operation(self) -> &'static str {
-        match self {
-            Provider::S3 => "PutObject",
-            Provider::Azure => "PutBlob",
+    /// Whether this kind of request is a call of gRPC, whose answers have codes of their own.
+    pub fn by_grpc(self, request: Request) -> bool {
+        self == Provider::Gcs && matches!(request, Request::Stat | Request::List | Request::Delete)
+    }
+
+    /// What its server calls a kind of request.
+    pub fn operation(self, request: Request) -> &'static str {
+        match (self, request) {
+            (Provider::S3, Request::Put) => "PutObject",
+            (Provider::S3, Request::Get) => "GetObject",
+            (Provider::S3, Request::Stat) => "HeadObject",
+            (Provider::S3, Request::List) => "ListObjectsV2",
+            (Provider::S3, Request::Delete) => "DeleteObjects",
+            (Provider::Gcs, Request::Put) => "put",
+            (Provider::Gcs, Request::Get) => "get",
+            (Provider::Gcs, Request::Stat) => "stat",
+            (Provider::Gcs, Request::List) => "list",
+            (Provider::Gcs, Request::Delete) => "delete",
+            (Provider::Azure, Request::Put) => "PutBlob",
+            (Provider::Azure, Request::Get) => "GetBlob",
+            (Provider::Azure, Request::Stat) => "HeadBlob",
+            (Provider::Azure, Request::List) => "ListBlobs",
+            (Provider::Azure, Request::Delete) => "DeleteBlob",
         }
     }
 
@@ -66,6 +88,11 @@ impl Provider {
             (Provider::S3, Request::Stat) => ("HEAD", ""),
             (Provider::S3, Request::List) => ("GET", "list-type=2"),
             (Provider::S3, Request::Delete) => ("POST", "delete"),
+            (Provider::Gcs, Request::Put) => ("POST", "uploadType=multipart"),
+            (Provider::Gcs, Request::Get) => ("GET", "alt=media"),
+            (Provider::Gcs, Request::Stat) => ("POST", "Storage/GetObject"),
+            (Provider::Gcs, Request::List) => ("POST", "Storage/ListObjects"),
+            (Provider::Gcs, Request::Delete) => ("POST", "Storage/DeleteObject"),
             (Provider::Azure, Request::Put) => ("PUT", ""),
             // A listing is one of the container itself, behind whose name no slash stands.
             (Provider::Azure, Request::Get) => ("GET", "/container/"),
@@ -78,6 +105,7 @@ impl Provider {
 
 enum Server {
     S3(S3Server),
+    Gcs(GcsServer),
     Azure(AzureServer),
 }
 
@@ -99,6 +127,7 @@ impl Cloud {
     pub async fn start(provider: Provider, name: &str, tls: Option<(&Authority, &Path)>) -> Cloud {
         let server = match provider {
             Provider::S3 => Server::S3(S3Server::start()),
+            Provider::Gcs => Server::Gcs(GcsServer::start()),
             Provider::Azure => Server::Azure(AzureServer::start()),
         };
         Cloud::before(provider, server, name, tls, false).await
@@ -108,6 +137,7 @@ impl Cloud {
     pub async fn careless(provider: Provider, name: &str, tls: Option<(&Authority, &Path)>) -> Cloud {
         let server = match provider {
             Provider::S3 => Server::S3(S3Server::open_to_all()),
+            Provider::Gcs => Server::Gcs(GcsServer::open_to_all()),
             Provider::Azure => Server::Azure(AzureServer::open_to_all()),
         };
         let cloud = Cloud::before(provider, server, name, tls, true).await;
@@ -119,6 +149,7 @@ impl Cloud {
     pub fn forget(&self) {
         let condition = match self.provider {
             Provider::S3 | Provider::Azure => "if-none-match",
+            Provider::Gcs => "ifGenerationMatch",
         };
         self.on(Request::Put, Rule::new(Fault::Without(condition)));
     }
@@ -126,11 +157,14 @@ impl Cloud {
     async fn before(provider: Provider, server: Server, name: &str, tls: Option<(&Authority, &Path)>, anonymous: bool) -> Cloud {
         let endpoint = match &server {
             Server::S3(server) => server.endpoint(),
+            Server::Gcs(server) => server.endpoint(),
             Server::Azure(server) => server.endpoint(),
         };
         let address: SocketAddr = endpoint.trim_start_matches("http://").parse().expect("an address");
         let proxy = Proxy::start(address, tls.map(|(authority, _)| authority.acceptor(provider.speaks_http2()))).await;
         let ca_file = tls.map(|(authority, folder)| authority.file(folder));
+        // The SDK has no setting for it: a process that is to trust the authority has its file in SSL_CERT_FILE.
+        let ca_file = ca_file.filter(|_| provider != Provider::Gcs);
         Cloud { provider, name: name.to_owned(), proxy, ca_file, server, anonymous }
     }
 
@@ -138,6 +172,7 @@ impl Cloud {
     pub fn endpoint(&self) -> String {
         match &self.server {
             Server::S3(server) => server.endpoint(),
+            Server::Gcs(server) => server.endpoint(),
             Server::Azure(server) => server.endpoint(),
         }
     }
@@ -146,6 +181,7 @@ impl Cloud {
     pub fn url(&self, endpoint: &str, prefix: &str) -> String {
         match &self.server {
             Server::S3(_) => format!("s3://{BUCKET}/{prefix}?endpoint={endpoint}&region={REGION}"),
+            Server::Gcs(_) => format!("gs://{}/{prefix}?endpoint={endpoint}", gcs_server::BUCKET),
             Server::Azure(_) => {
                 let (account, container) = (azure_server::ACCOUNT, azure_server::CONTAINER);
                 format!("az://{account}/{container}/{prefix}?endpoint={endpoint}")
@@ -157,6 +193,7 @@ impl Cloud {
     pub fn provider_settings(&self) -> ProviderSettings {
         let settings = match &self.server {
             Server::S3(server) => server.settings().provider,
+            Server::Gcs(server) => server.settings().provider,
             Server::Azure(server) => server.settings().provider,
         };
         let credentials = if self.anonymous { Credentials::Anonymous } else { settings.credentials };
@@ -173,6 +210,7 @@ impl Cloud {
             Server::S3(_) => {
                 format!("{{ kind = \"access-key\", access_key_id = \"{ACCESS_KEY}\", secret_env = \"{S3_SECRET}\" }}")
             }
+            Server::Gcs(_) => format!("{{ kind = \"access-token\", secret_env = \"{GCS_SECRET}\" }}"),
             Server::Azure(_) => format!("{{ kind = \"account-key\", secret_env = \"{AZURE_SECRET}\" }}"),
         };
         format!("[[store]]\nname = \"{name}\"\nurl = \"{url}\"\ncredentials = {credentials}\n{ca}")
@@ -182,6 +220,7 @@ impl Cloud {
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         match &self.server {
             Server::S3(_) => vec![(S3_SECRET, SECRET_KEY.into())],
+            Server::Gcs(_) => vec![(GCS_SECRET, gcs_server::TOKEN.into())],
             Server::Azure(_) => vec![(AZURE_SECRET, azure_server::KEY.into())],
         }
     }
@@ -216,6 +255,7 @@ impl Cloud {
     pub fn counts(&self) -> BTreeMap<&'static str, usize> {
         match &self.server {
             Server::S3(server) => server.counts(),
+            Server::Gcs(server) => server.counts(),
             Server::Azure(server) => server.counts(),
         }
     }
@@ -223,5 +263,7 @@ impl Cloud {
 
 /// Names the variable with the secret key for S3.
 const S3_SECRET: &str = "HOLDFAST_SUITE_S3_SECRET";
+/// Names the variable with the token for GCS.
+const GCS_SECRET: &str = "HOLDFAST_SUITE_GCS_TOKEN";
 /// Names the variable with the account's key for Azure.
 const AZURE_SECRET: &str = "HOLDFAST_SUITE_AZURE_SECRET";

@@ -3,6 +3,7 @@
 
 use holdfast::store::name::ObjectName;
 
+pub mod answers;
 pub mod authority;
 pub mod aws_tokens;
 pub mod azure_container;
@@ -20,6 +21,7 @@ pub mod gcs_tokens;
 pub mod generated;
 pub mod hostile_writer;
 pub mod proxy;
+pub mod proxy_h2;
 pub mod recording_store;
 pub mod replicas;
 pub mod rig;

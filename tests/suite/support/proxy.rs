@@ -1,19 +1,18 @@
 //! A proxy between a store and its server that misbehaves on purpose, over plain TCP or TLS.
 //!
 //! `Proxy::start(server, tls)`, where `tls` comes of an `Authority`, then `inject` rules: the first rule that fits a request and is due decides what
-//! happens to it. HTTP/1.1 is understood request by request, bodies included; HTTP/2 frame by frame: there a request is a HEADERS
-//! frame, its method is `h2`, its path unknown (it is compressed), and a fault strikes the whole connection.
+//! happens to it. HTTP/1.1 and HTTP/2 are understood request by request, bodies included.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::support::proxy_h2::streams;
 use crate::support::wire::{Body, Head, Pace, Tamper, Wire, pass};
 
 /// What happens to a request.
@@ -146,7 +145,7 @@ impl Rule {
     }
 }
 
-/// A request that came by: method, and path with query (HTTP/2: `h2` and nothing).
+/// A request that came by: method, and path with query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// The method.
@@ -162,7 +161,8 @@ struct State {
     connections: u64,
 }
 
-struct Shared {
+/// What all connections of a proxy have in common.
+pub struct Shared {
     server: SocketAddr,
     tls: Option<TlsAcceptor>,
     state: Mutex<State>,
@@ -263,8 +263,23 @@ impl Shared {
         self.state.lock().expect("no panic in the proxy")
     }
 
+    /// Where the server is.
+    pub fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    /// How fast bytes may pass.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    /// The server is gone, for every connection.
+    pub fn go_down(&self) {
+        self.down.send_replace(true);
+    }
+
     /// Notes a request and decides its fate.
-    fn note(&self, method: &str, target: &str) -> Option<Fault> {
+    pub fn note(&self, method: &str, target: &str) -> Option<Fault> {
         let mut state = self.state();
         state.seen.push(Seen { method: method.into(), target: target.into() });
         state.rules.iter_mut().find_map(|rule| rule.strikes(method, target))
@@ -296,16 +311,16 @@ async fn connection(shared: Arc<Shared>, client: TcpStream) {
     }
 }
 
-async fn speak(shared: &Shared, client: &mut Wire) -> io::Result<()> {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    while client.have.len() < 3 {
+async fn speak(shared: &Arc<Shared>, client: &mut Wire) -> io::Result<()> {
+    // What HTTP/2 opens with.
+    const PREFACE: &[u8] = b"PRI";
+    while client.have.len() < PREFACE.len() {
         if !client.more().await? {
             return Ok(());
         }
     }
-    if client.have.starts_with(&PREFACE[..3]) {
-        let preface = client.exactly(PREFACE.len()).await?;
-        return frames(shared, client, &preface).await;
+    if client.have.starts_with(PREFACE) {
+        return streams(shared, client).await;
     }
     while let Some(head) = client.head().await? {
         if !exchange(shared, client, head).await? {
@@ -328,7 +343,7 @@ async fn exchange(shared: &Shared, client: &mut Wire, head: Head) -> io::Result<
     match &fault {
         Some(Fault::ResetBefore) => return reset(),
         Some(Fault::Down) => {
-            shared.down.send_replace(true);
+            shared.go_down();
             return reset();
         }
         Some(Fault::StallBefore) => return client.gone().await.map(|()| false),
@@ -379,52 +394,4 @@ async fn exchange(shared: &Shared, client: &mut Wire, head: Head) -> io::Result<
         client.gone().await?;
     }
     Ok(whole && body != Body::UntilClose && !answer.says("connection", "close") && !head.says("connection", "close"))
-}
-
-/// HTTP/2, frame by frame: a fault is noted at a request's HEADERS frame and strikes there or at the answer's.
-async fn frames(shared: &Shared, client: &mut Wire, preface: &[u8]) -> io::Result<()> {
-    const HEADERS: u8 = 1;
-    let mut server = Wire::new(TcpStream::connect(shared.server).await?);
-    server.send(preface).await?;
-    let pending: Mutex<Option<Fault>> = Mutex::new(None);
-    let (mut from_client, mut to_client) = client.split();
-    let (mut from_server, mut to_server) = server.split();
-    let requests = async {
-        while let Some((kind, frame)) = from_client.frame().await? {
-            if kind == HEADERS {
-                match shared.note("h2", "") {
-                    Some(Fault::ResetBefore) => return reset(),
-                    Some(Fault::Down) => {
-                        shared.down.send_replace(true);
-                        return reset();
-                    }
-                    Some(Fault::StallBefore) => return std::future::pending().await,
-                    Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
-                    other => *pending.lock().expect("no panic in the proxy") = other,
-                }
-            }
-            shared.pace.wait(frame.len()).await;
-            to_server.write_all(&frame).await?;
-            to_server.flush().await?;
-        }
-        io::Result::Ok(())
-    };
-    let answers = async {
-        while let Some((kind, frame)) = from_server.frame().await? {
-            if kind == HEADERS {
-                let fault = pending.lock().expect("no panic in the proxy").take();
-                match fault {
-                    Some(Fault::ResetAfter | Fault::Cut(_)) => return reset(),
-                    Some(Fault::StallAfter | Fault::StallInBody(_)) => return std::future::pending().await,
-                    None => {}
-                    Some(other) => panic!("{other:?} cannot happen to an HTTP/2 request"),
-                }
-            }
-            shared.pace.wait(frame.len()).await;
-            to_client.write_all(&frame).await?;
-            to_client.flush().await?;
-        }
-        io::Result::Ok(())
-    };
-    tokio::select! { ended = requests => ended, ended = answers => ended }
 }

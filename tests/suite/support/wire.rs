@@ -1,11 +1,11 @@
-//! Just enough of HTTP to stand between two ends of it: heads, bodies, frames.
+//! Just enough of HTTP/1.1 to stand between two ends of it: heads and bodies.
 
 use std::io;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::{client, server};
@@ -48,6 +48,12 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {
 impl Io for TcpStream {
     fn sharpen(&self) {
         self.set_zero_linger().ok();
+    }
+}
+
+impl Io for Box<dyn Io> {
+    fn sharpen(&self) {
+        (**self).sharpen();
     }
 }
 
@@ -228,41 +234,10 @@ impl Wire {
         self.io.sharpen();
     }
 
-    /// Both directions by themselves.
-    pub fn split(&mut self) -> (Frames<'_>, WriteHalf<&mut Box<dyn Io>>) {
+    /// All that comes and goes from here on, for whoever speaks in another way.
+    pub fn rest(&mut self) -> impl AsyncRead + AsyncWrite + Unpin + Send {
         let (reading, writing) = tokio::io::split(&mut self.io);
-        (Frames { reading, have: &mut self.have }, writing)
-    }
-}
-
-/// Reads HTTP/2 frames.
-pub struct Frames<'a> {
-    reading: ReadHalf<&'a mut Box<dyn Io>>,
-    have: &'a mut BytesMut,
-}
-
-impl Frames<'_> {
-    async fn fill(&mut self, count: usize) -> io::Result<bool> {
-        while self.have.len() < count {
-            self.have.reserve(PIECE);
-            if self.reading.read_buf(self.have).await? == 0 {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// The next frame with its header, and its type; nothing when the other end has gone.
-    pub async fn frame(&mut self) -> io::Result<Option<(u8, Bytes)>> {
-        const HEADER: usize = 9;
-        if !self.fill(HEADER).await? {
-            return Ok(None);
-        }
-        let length = self.have[..3].iter().fold(0, |n, b| n << 8 | usize::from(*b));
-        if !self.fill(HEADER + length).await? {
-            return Ok(None);
-        }
-        Ok(Some((self.have[3], self.have.split_to(HEADER + length).freeze())))
+        tokio::io::join(io::Cursor::new(self.have.split()).chain(reading), writing)
     }
 }
 
