@@ -10,4 +10,5 @@ pub mod closure;
 pub mod heal;
 pub mod heal_commit;
 pub mod heal_plan;
+pub mod retention;
 pub mod transfer;

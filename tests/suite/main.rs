@@ -26,6 +26,7 @@ mod real_trees;
 mod replica_faults;
 mod restore_faults;
 mod restore_target;
+mod retention;
 mod round_trip;
 mod seal_props;
 mod source_tree;
