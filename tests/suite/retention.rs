@@ -512,7 +512,7 @@ fn restic_decides_the_same() {
     let version = Command::new("restic").arg("version").output().ok().map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
     let minor = version.as_ref().and_then(|text| text.split('.').nth(1)?.parse::<u32>().ok());
     if minor.is_none_or(|minor| minor < 16) {
-        println!("IGNORED: restic 0.16 or newer is not on PATH ({})", version.as_deref().unwrap_or("none").trim());
+        eprintln!("ignored: restic 0.16 or newer is not on PATH ({})", version.as_deref().unwrap_or("none").trim());
         return;
     }
     let full = std::env::var("HOLDFAST_SUITE").is_ok_and(|v| v == "full");
