@@ -126,12 +126,7 @@ pub async fn run(
 /// everything that is live. Gives how many ids each recorded, or why it could not. Costs no request where nothing is due.
 pub async fn carry(repository: &Repository, to: Mask) -> Vec<(usize, Result<u64, RepositoryError>)> {
     let live = repository.live().await.iter().map(|one| one.id).collect();
-    let plan = Plan {
-        carried: repository.forgotten_ids().await,
-        live,
-        now: repository.env.now().seconds(),
-        ..Plan::default()
-    };
+    let plan = Plan { carried: repository.forgotten_ids().await, live, now: repository.env.now().seconds(), ..Plan::default() };
     let mut out = Vec::new();
     for index in to.indices() {
         let done = record(repository, &plan, index).await;
@@ -221,19 +216,15 @@ async fn plan(
     }
     let mut live: BTreeSet<Hash> = repository.live().await.iter().map(|one| one.id).collect();
     live.retain(|id| !erasures.contains_key(id));
-    let report = ForgetReport { views, groups, forgotten, unreadable, quorum: repository.set.write_quorum(), ..Default::default() };
+    let report =
+        ForgetReport { views, groups, forgotten, unreadable, quorum: repository.set.write_quorum(), ..Default::default() };
     Ok(Plan { report, erasures, carried, live, now })
 }
 
 /// All snapshots by host and paths; those with one of these ids go.
 fn named(all: &[Candidate], ids: &[Hash]) -> Vec<Group> {
-    let keeping = Rules {
-        policy: Default::default(),
-        group_by: GroupBy::default(),
-        remove_all: true,
-        now: (0, 0),
-        partial_mercy: 0,
-    };
+    let keeping =
+        Rules { policy: Default::default(), group_by: GroupBy::default(), remove_all: true, now: (0, 0), partial_mercy: 0 };
     let mut groups = decide(all, &keeping);
     for decision in groups.iter_mut().flat_map(|group| &mut group.decisions) {
         let keep = !ids.contains(&all[decision.index].id);
