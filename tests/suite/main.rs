@@ -8,6 +8,7 @@ mod crash_points;
 mod damage;
 mod example_config;
 mod fault_proxy;
+mod forget;
 mod format_golden;
 mod format_hostile;
 mod format_props;
