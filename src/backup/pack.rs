@@ -22,6 +22,7 @@ use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::keyring::Keyring;
 use crate::repository::layout::{self, Class};
 use crate::seal::Kind;
+use crate::store::buffers::buffer;
 
 /// Room for a trailer's last bytes beyond the target, so that closing a pack never moves it.
 const ROOM: usize = 64 << 10;
@@ -186,7 +187,7 @@ impl Open {
     fn new(env: &Env, data: bool, length: usize, spare: Option<Spare>) -> Open {
         let kind = if data { PackKind::Data } else { PackKind::Meta };
         let kept = spare.and_then(|spare| spare.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let (buffer, admitted) = kept.unwrap_or_else(|| (crate::store::buffer(length + ROOM), Admitted::none()));
+        let (buffer, admitted) = kept.unwrap_or_else(|| (buffer(length + ROOM), Admitted::none()));
         let before = admitted.bytes();
         Open { builder: PackBuilder::within(kind, env.random(), buffer), to: Mask::default(), admitted, before }
     }

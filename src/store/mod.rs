@@ -25,6 +25,7 @@ use crate::store::settings::StoreSettings;
 use crate::store::url::{Place, StoreUrl};
 
 pub mod azure;
+pub mod buffers;
 pub mod credentials;
 pub mod directory;
 pub mod error;
@@ -88,16 +89,6 @@ pub(crate) fn admit(label: &str, name: &ObjectName, size: usize) -> Result<(), S
     }
     let cause = format!("{size} bytes, and an object has at most {OBJECT_MAX}");
     Err(StoreError::new(StoreErrorKind::Invalid, label, format!("put {name}")).because(cause))
-}
-
-/// Bytes reserved at least for a buffer of megabytes that comes and goes: of such a length (more than 32 MiB) glibc maps it
-/// for itself and gives it back at once when it is freed; shorter ones stay in the arenas of many threads, in pieces, beyond
-/// any budget (`mallopt(3)`, M_MMAP_THRESHOLD). What is reserved and not filled takes no memory.
-const RESERVED: usize = (32 << 20) + (64 << 10);
-
-/// An empty buffer for `length` bytes that leaves no memory behind.
-pub fn buffer(length: usize) -> Vec<u8> {
-    Vec::with_capacity(if length >= 1 << 20 { length.max(RESERVED) } else { length })
 }
 
 /// The part of an object of `size` bytes that a `get` asks for: start and length in bytes.

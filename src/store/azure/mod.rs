@@ -36,7 +36,7 @@ use crate::store::fault::{Asked, Fault, Verb, chain};
 use crate::store::name::ObjectName;
 use crate::store::settings::StoreSettings;
 use crate::store::url::Bucket;
-use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit, buffer};
+use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit, buffers};
 
 mod credentials;
 mod fault;
@@ -265,7 +265,7 @@ impl AzureStore {
     /// Collects exactly `expected` bytes.
     async fn body(&self, name: &ObjectName, mut body: AsyncResponseBody, expected: usize) -> Result<Bytes, StoreError> {
         let fail = |kind, cause: String| self.error(Verb::Get, name, Fault::new(kind, cause));
-        let mut all = buffer(0);
+        let mut all = buffers::body(expected);
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(|e| {
                 let kind = if timed_out(&e) { StoreErrorKind::TimedOut } else { StoreErrorKind::Unavailable };
@@ -274,15 +274,12 @@ impl AzureStore {
             if all.len() + piece.len() > expected {
                 return Err(fail(StoreErrorKind::Corrupt, format!("more than the {expected} bytes that were announced")));
             }
-            if all.is_empty() {
-                all = buffer(expected);
-            }
-            all.extend_from_slice(&piece);
+            all.push(piece);
         }
         if all.len() != expected {
             return Err(fail(StoreErrorKind::Corrupt, format!("{} bytes came instead of {expected}", all.len())));
         }
-        Ok(all.into())
+        Ok(all.freeze())
     }
 
     async fn head(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {

@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RawMode, RenameFlags, Sta
 use rustix::io::Errno;
 
 use crate::clock::Time;
+use crate::store::buffers::body;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::name::{ObjectName, RESERVED};
 use crate::store::{ObjectInfo, within};
@@ -296,14 +297,14 @@ impl Files {
             return Err(fault(if about.is_dir() { Errno::ISDIR } else { Errno::INVAL }));
         }
         let (start, length) = within(&self.label, name, range, about.len())?;
-        let mut bytes = crate::store::buffer(length);
         file.seek(SeekFrom::Start(start)).map_err(|e| fault(errno(&e)))?;
-        file.take(length as u64).read_to_end(&mut bytes).map_err(|e| fault(errno(&e)))?;
-        if bytes.len() != length {
-            let cause = format!("{} bytes came and {length} were to come", bytes.len());
+        let mut body = body(length);
+        let came = file.take(length as u64).read_to_end(body.bytes()).map_err(|e| fault(errno(&e)))?;
+        if came != length {
+            let cause = format!("{came} bytes came and {length} were to come");
             return Err(StoreError::new(StoreErrorKind::Corrupt, &self.label, format!("get {name}")).because(cause));
         }
-        Ok(bytes.into())
+        Ok(body.freeze())
     }
 
     pub(super) fn stat(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {

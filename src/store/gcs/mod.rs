@@ -29,7 +29,7 @@ use crate::store::gcs::fault::{failed, names_object};
 use crate::store::name::ObjectName;
 use crate::store::settings::StoreSettings;
 use crate::store::url::Bucket;
-use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit, buffer};
+use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit, buffers};
 
 mod credentials;
 mod fault;
@@ -194,9 +194,9 @@ impl GcsStore {
         expected: usize,
     ) -> Result<Bytes, StoreError> {
         let fail = |kind, cause: String| self.error(Verb::Get, name, Fault::new(kind, cause));
-        let (mut first, mut all) = (Bytes::new(), Vec::new());
+        let mut all = buffers::body(expected);
         loop {
-            let came = first.len() + all.len();
+            let came = all.len();
             let Some(piece) = self.env.timeout(self.stall, answer.next()).await else {
                 return Err(fail(
                     StoreErrorKind::TimedOut,
@@ -214,18 +214,9 @@ impl GcsStore {
             if came + piece.len() > expected {
                 return Err(fail(StoreErrorKind::Corrupt, format!("more than the {expected} bytes that were asked for")));
             }
-            if came == 0 {
-                // Perhaps the whole, in one piece: then nothing is copied.
-                first = piece;
-                continue;
-            }
-            if all.is_empty() {
-                all = buffer(expected);
-                all.extend_from_slice(&std::mem::take(&mut first));
-            }
-            all.extend_from_slice(&piece);
+            all.push(piece);
         }
-        let bytes = if all.is_empty() { first } else { Bytes::from(all) };
+        let bytes = all.freeze();
         match bytes.len() == expected {
             true => Ok(bytes),
             false => Err(fail(StoreErrorKind::Corrupt, format!("{} bytes came instead of {expected}", bytes.len()))),

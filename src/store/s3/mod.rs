@@ -18,7 +18,7 @@ use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{Delete, Error, ObjectIdentifier, ServerSideEncryption, StorageClass};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use crc_fast::CrcAlgorithm::Crc64Nvme;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -31,7 +31,7 @@ use crate::store::name::ObjectName;
 use crate::store::s3::fault::{Answer, classify, failed};
 use crate::store::settings::StoreSettings;
 use crate::store::url::Bucket;
-use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit};
+use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit, buffers};
 
 mod credentials;
 mod fault;
@@ -222,22 +222,17 @@ impl S3Store {
     /// Collects exactly `expected` bytes.
     async fn body(&self, name: &ObjectName, mut body: ByteStream, expected: usize) -> Result<Bytes, StoreError> {
         let fail = |kind, cause: String| self.error(Verb::Get, name, Fault::new(kind, cause));
-        let mut all = BytesMut::new();
+        let mut all = buffers::body(expected);
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(|e| {
                 let text = chain(&e);
                 let kind = if text.contains("throughput") { StoreErrorKind::TimedOut } else { StoreErrorKind::Unavailable };
                 fail(kind, format!("broke off after {} of {expected} bytes: {text}", all.len()))
             })?;
-            if all.is_empty() && piece.len() == expected {
-                // Whole in one piece: nothing is copied. What follows can only be the end.
-                all = BytesMut::from(piece);
-            } else if all.len() + piece.len() > expected {
+            if all.len() + piece.len() > expected {
                 return Err(fail(StoreErrorKind::Corrupt, format!("more than the {expected} bytes that were announced")));
-            } else {
-                all.reserve(if all.is_empty() { expected } else { 0 });
-                all.extend_from_slice(&piece);
             }
+            all.push(piece);
         }
         if all.len() != expected {
             return Err(fail(StoreErrorKind::Corrupt, format!("{} bytes came instead of {expected}", all.len())));
