@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cli::{backup, completions, heal, init, key, ls, restore, snapshots, status, verify};
+use crate::cli::{backup, completions, forget, heal, init, key, ls, restore, snapshots, status, undelete, verify};
 use crate::config::Overrides;
 use crate::config::amount::Size;
 use crate::config::secret::{Named, SecretSource};
@@ -117,6 +117,10 @@ pub enum Command {
     Restore(restore::RestoreArguments),
     /// Verify that everything is there, and that it is right
     Verify(verify::VerifyArguments),
+    /// Forget snapshots, by name or by what the rules of retention do not keep
+    Forget(Box<forget::ForgetArguments>),
+    /// Bring forgotten snapshots back, as long as nothing was pruned
+    Undelete(undelete::UndeleteArguments),
     /// Bring replicas up to date that lack what others hold, and replace what is damaged
     Heal(heal::HealArguments),
     /// Show the replicas side by side

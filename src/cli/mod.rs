@@ -9,6 +9,7 @@ pub mod backup;
 pub mod completions;
 pub mod context;
 pub mod exit;
+pub mod forget;
 pub mod heal;
 pub mod init;
 pub mod key;
@@ -20,6 +21,7 @@ pub mod select;
 pub mod snapshots;
 pub mod status;
 pub mod terminal;
+pub mod undelete;
 pub mod verify;
 
 use std::ffi::OsString;
@@ -100,6 +102,8 @@ async fn dispatch(context: &Context, command: Command) -> Result<Outcome, Failur
         Command::Ls(arguments) => ls::run(context, arguments).await,
         Command::Restore(arguments) => restore::run(context, arguments).await,
         Command::Verify(arguments) => verify::run(context, arguments).await,
+        Command::Forget(arguments) => forget::run(context, *arguments).await,
+        Command::Undelete(arguments) => undelete::run(context, arguments).await,
         Command::Heal(arguments) => heal::run(context, arguments).await,
         Command::Status(arguments) => status::run(context, arguments).await,
         Command::Key(arguments) => key::run(context, arguments).await,

@@ -91,6 +91,11 @@ impl Output {
         }
     }
 
+    /// Says it where there is something to say; people only.
+    pub fn note_if(&self, text: Option<String>) {
+        text.iter().for_each(|text| self.note(text));
+    }
+
     /// Says something that few want to know; people only.
     pub fn detail(&self, text: &str) {
         if self.verbose {

@@ -6,22 +6,23 @@ use std::os::unix::ffi::OsStrExt;
 use clap::Args;
 
 use crate::cli::context::Failure;
+use crate::lifecycle::retention::policy::TagList;
 use crate::repository::Repository;
 use crate::repository::snapshots::SnapshotView;
 
-/// Filters on snapshots. Of one kind any must match, of different kinds all.
+/// Filters on snapshots. Of one kind any must match (of paths all), of different kinds all.
 #[derive(Args)]
 pub struct Filter {
     /// Only snapshots of this host; may be repeated
     #[arg(long, value_name = "HOST")]
     pub host: Vec<String>,
-    /// Only snapshots with this tag; may be repeated
-    #[arg(long, value_name = "TAG")]
+    /// Only snapshots with this tag, or with all of several; "" means those without any; may be repeated
+    #[arg(long, value_name = "TAG[,TAG...]")]
     pub tag: Vec<String>,
     /// Only snapshots of this job; may be repeated
     #[arg(long, value_name = "NAME")]
     pub label: Vec<String>,
-    /// Only snapshots of this recorded path; may be repeated
+    /// Only snapshots of this recorded path; may be repeated: of all of them
     #[arg(long, value_name = "PATH")]
     pub path: Vec<OsString>,
 }
@@ -32,9 +33,14 @@ impl Filter {
         let any = |wanted: &[String], has: &dyn Fn(&String) -> bool| wanted.is_empty() || wanted.iter().any(has);
         let s = &view.snapshot;
         any(&self.host, &|host| s.host == *host)
-            && any(&self.tag, &|tag| s.tags.contains(tag))
+            && any(&self.tag, &|tag| s.tags.contains(tag) || TagList::parse(tag).admits(&s.tags))
             && any(&self.label, &|label| s.label == *label)
-            && (self.path.is_empty() || self.path.iter().any(|p| s.roots.iter().any(|r| r.path == p.as_bytes())))
+            && self.path.iter().all(|p| s.roots.iter().any(|r| r.path == p.as_bytes()))
+    }
+
+    /// Whether it lets everything through.
+    pub fn is_empty(&self) -> bool {
+        self.host.is_empty() && self.tag.is_empty() && self.label.is_empty() && self.path.is_empty()
     }
 }
 

@@ -9,6 +9,7 @@ use crate::cli::output::{count, local, name, put_name, rfc3339, short, size, tab
 use crate::cli::select::Filter;
 use crate::clock::Time;
 use crate::format::snapshot::Snapshot;
+use crate::lifecycle::undelete::back_as;
 use crate::repository::error::Fault;
 use crate::repository::snapshots::SnapshotView;
 
@@ -18,14 +19,23 @@ pub struct SnapshotsArguments {
     /// Which ones
     #[command(flatten)]
     pub filter: Filter,
+    /// Instead those that were forgotten and can be had back
+    #[arg(long)]
+    pub forgotten: bool,
 }
 
 /// Lists the snapshots, oldest first.
 pub async fn run(context: &Context, arguments: SnapshotsArguments) -> Result<Outcome, Failure> {
     let (settings, repository) = context.open_to_read().await?;
     context.warn_of_absent(&repository);
-    let list = context.interruptible(repository.snapshots()).await??;
-    let lost = repository.unreadable(&list).await;
+    let mut list = context.interruptible(repository.snapshots()).await??;
+    let mut lost = repository.unreadable(&list).await;
+    if arguments.forgotten {
+        let (mut gone, problems) = context.interruptible(repository.forgotten()).await?;
+        problems.iter().for_each(|problem| context.output.warn(problem));
+        gone.retain(|view| back_as(&view.snapshot, &list).is_none());
+        (list, lost) = (gone, Vec::new());
+    }
     let list: Vec<_> = list.into_iter().filter(|view| arguments.filter.admits(view)).collect();
     if context.output.json {
         context.output.object(&list.iter().map(object).collect());
@@ -35,7 +45,7 @@ pub async fn run(context: &Context, arguments: SnapshotsArguments) -> Result<Out
         for line in table(&rows, &[5]) {
             context.output.line(line);
         }
-        context.output.line(count(list.len() as u64, "snapshot"));
+        context.output.line(count(list.len() as u64, if arguments.forgotten { "forgotten snapshot" } else { "snapshot" }));
     }
     let mut outcome = Outcome::success();
     for one in &lost {

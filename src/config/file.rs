@@ -7,6 +7,7 @@ use toml::Spanned;
 
 use crate::config::ConfigError;
 use crate::config::amount::{Size, Span};
+use crate::lifecycle::retention::policy::Count;
 
 /// Largest configuration file that is read, in bytes.
 pub const FILE_MAX: u64 = 1 << 20;
@@ -23,6 +24,8 @@ pub struct ConfigFile {
     pub backup: BackupSection,
     /// `[[job]]`: what is backed up when no path is named.
     pub job: Vec<JobSection>,
+    /// `[retention]`: which snapshots `forget` keeps.
+    pub retention: RetentionSection,
 }
 
 /// `[repository]`.
@@ -190,6 +193,42 @@ pub struct JobSection {
     pub ignore_ctime: bool,
 }
 
+/// `[retention]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionSection {
+    /// How many of the newest to keep.
+    pub keep_last: Option<Count>,
+    /// Of how many hours to keep the newest.
+    pub keep_hourly: Option<Count>,
+    /// Of how many days.
+    pub keep_daily: Option<Count>,
+    /// Of how many ISO weeks.
+    pub keep_weekly: Option<Count>,
+    /// Of how many months.
+    pub keep_monthly: Option<Count>,
+    /// Of how many years.
+    pub keep_yearly: Option<Count>,
+    /// How far back from the newest to keep all.
+    pub keep_within: Option<Spanned<String>>,
+    /// How far back to keep one of each hour.
+    pub keep_within_hourly: Option<Spanned<String>>,
+    /// How far back to keep one of each day.
+    pub keep_within_daily: Option<Spanned<String>>,
+    /// How far back to keep one of each ISO week.
+    pub keep_within_weekly: Option<Spanned<String>>,
+    /// How far back to keep one of each month.
+    pub keep_within_monthly: Option<Spanned<String>>,
+    /// How far back to keep one of each year.
+    pub keep_within_yearly: Option<Spanned<String>>,
+    /// Lists of tags; who has all of one list is kept.
+    pub keep_tag: Vec<String>,
+    /// What makes a group.
+    pub group_by: Option<Spanned<String>>,
+    /// How long a partial snapshot stays after a complete one came.
+    pub partial_mercy: Option<Span>,
+}
+
 /// A configuration file's text with its name, to say where in it something is wrong.
 #[derive(Clone, Debug)]
 pub struct Origin {
@@ -246,6 +285,8 @@ mod tests {
         assert!(refused("[repository]\nmemory = 5\n").starts_with("h.toml:2:10: invalid type"));
         assert!(refused("[repository\n").starts_with("h.toml:1:"));
         assert!(refused("[[job]]\nname = \"é\" x\n").starts_with("h.toml:2:"));
-        assert!(refused("[retention]\nkeep_daily = 7\n").starts_with("h.toml:1:2: unknown field `retention`"));
+        assert!(refused("[retentions]\nkeep_daily = 7\n").starts_with("h.toml:1:2: unknown field `retentions`"));
+        assert!(refused("[retention]\nkeep_daily = -1\n").starts_with("h.toml:2:14: -1 is no count"));
+        assert!(refused("[retention]\nkeep_daily = \"all\"\n").starts_with("h.toml:2:14: \"all\" is no count"));
     }
 }

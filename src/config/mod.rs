@@ -14,10 +14,13 @@ pub mod store;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use crate::backup::BackupSettings;
 use crate::config::amount::Size;
 use crate::config::secret::{Named, SecretSource};
+use crate::lifecycle::retention::group::GroupBy;
+use crate::lifecycle::retention::policy::Policy;
 use crate::replica::ReplicaSettings;
 use crate::store::settings::StoreSettings;
 use crate::store::url::StoreUrl;
@@ -120,8 +123,28 @@ pub struct Settings {
     pub secret: Option<SecretSource>,
     /// What belongs to every backup.
     pub backup: BackupSettings,
+    /// Which snapshots `forget` keeps when it is not told.
+    pub retention: RetentionSettings,
     /// The jobs; each is `backup` with its own words on top, its name as the label.
     pub jobs: Vec<BackupSettings>,
+}
+
+/// What `forget` does when it is not told.
+#[derive(Clone, Debug)]
+pub struct RetentionSettings {
+    /// The rules.
+    pub policy: Policy,
+    /// What makes a group.
+    pub group_by: GroupBy,
+    /// How long a partial snapshot stays after a complete one came.
+    pub partial_mercy: Duration,
+}
+
+impl Default for RetentionSettings {
+    fn default() -> RetentionSettings {
+        let partial_mercy = Duration::from_secs(14 * 86_400);
+        RetentionSettings { policy: Policy::default(), group_by: GroupBy::default(), partial_mercy }
+    }
 }
 
 /// Default for [`Settings::index_memory`] in bytes.

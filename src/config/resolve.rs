@@ -4,10 +4,14 @@ use std::path::{Path, PathBuf};
 
 use crate::backup::BackupSettings;
 use crate::config::amount::Size;
-use crate::config::file::{self, BackupSection, ConfigFile, JobSection, Origin};
+use crate::config::file::{self, BackupSection, ConfigFile, JobSection, Origin, RetentionSection};
 use crate::config::secret::{Named, SecretSource};
 use crate::config::store::{self, distinct, store_flag};
-use crate::config::{ConfigError, Environment, INDEX_MEMORY, MEMORY_MIN, Overrides, Settings, StoreChoice, absolute};
+use crate::config::{
+    ConfigError, Environment, INDEX_MEMORY, MEMORY_MIN, Overrides, RetentionSettings, Settings, StoreChoice, absolute,
+};
+use crate::lifecycle::retention::policy::{Policy, TagList};
+use crate::lifecycle::retention::span::CalendarSpan;
 use crate::replica::ReplicaSettings;
 use crate::repository::keyring::LEVEL;
 
@@ -108,6 +112,42 @@ pub fn resolve(overrides: &Overrides, environment: &Environment, current: &Path)
         state_dir,
         backup,
         jobs,
+        retention: retention_settings(&file.retention, &place)?,
+    })
+}
+
+fn retention_settings(section: &RetentionSection, place: &Place<'_>) -> Result<RetentionSettings, ConfigError> {
+    let default = RetentionSettings::default();
+    let span = |text: &Option<toml::Spanned<String>>| match text {
+        None => Ok(CalendarSpan::default()),
+        Some(text) => text.get_ref().parse().map_err(|e| place.at(text.span(), e)),
+    };
+    let counts = [
+        section.keep_last,
+        section.keep_hourly,
+        section.keep_daily,
+        section.keep_weekly,
+        section.keep_monthly,
+        section.keep_yearly,
+    ];
+    Ok(RetentionSettings {
+        policy: Policy {
+            counts: counts.map(Option::unwrap_or_default),
+            within: [
+                span(&section.keep_within)?,
+                span(&section.keep_within_hourly)?,
+                span(&section.keep_within_daily)?,
+                span(&section.keep_within_weekly)?,
+                span(&section.keep_within_monthly)?,
+                span(&section.keep_within_yearly)?,
+            ],
+            tags: section.keep_tag.iter().map(|text| TagList::parse(text)).collect(),
+        },
+        group_by: match &section.group_by {
+            None => default.group_by,
+            Some(text) => text.get_ref().parse().map_err(|e| place.at(text.span(), e))?,
+        },
+        partial_mercy: section.partial_mercy.map_or(default.partial_mercy, |s| s.0),
     })
 }
 

@@ -14,6 +14,7 @@ use crate::format::Hash;
 use crate::format::pack::PackKind;
 use crate::format::record::ObjectClass;
 use crate::lifecycle::closure::Closure;
+use crate::lifecycle::forget::carry;
 use crate::lifecycle::heal_commit::{Pending, commit};
 use crate::lifecycle::heal_plan::{Move, Needs, PackFacts, plan};
 use crate::lifecycle::transfer::Transfer;
@@ -192,6 +193,7 @@ pub async fn run(
     }
     let done = healing.rounds().await;
     if !settings.dry_run {
+        healing.forgets().await;
         let notes = repository.record_distrust().await;
         healing.report.notes.extend(notes);
         healing.report.notes.extend(repository.save_heads().err());
@@ -408,6 +410,20 @@ impl Healing<'_> {
             packs.extend(hits.iter().map(|n| chunks.pack(*n)).map(|p| (p.kind, p.hash)));
         }
         Reliance { hits: packs, ..Reliance::default() }
+    }
+
+    /// What others have forgotten is recorded at the targets that hold all that is live.
+    async fn forgets(&mut self) {
+        for (i, carried) in carry(self.repository, self.transfer.alive(self.targets)).await {
+            match carried {
+                Ok(0) => {}
+                Ok(n) => {
+                    let name = &self.repository.set.replicas[i].name;
+                    self.report.notes.push(format!("store {name}: {n} forgotten snapshots are forgotten there, too"));
+                }
+                Err(e) => self.transfer.leave(i, e.fault, told(&e)),
+            }
+        }
     }
 
     /// The last look: what each replica got, and what it still lacks.

@@ -36,6 +36,11 @@ impl Needs {
         self.bytes.iter().copied().max().unwrap_or(0)
     }
 
+    /// The targets that lack something.
+    pub fn lacking(&self) -> Mask {
+        self.frames.values().fold(Mask::default(), |all, (_, mask)| all.or(*mask))
+    }
+
     /// Whether nothing is needed.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()

@@ -2,13 +2,14 @@
 //!
 //! What is here: where each kind of object lies (`layout`), the keys (`keyring`), the commit log of each replica and its
 //! folded state (`log`, `state`, `checkpoints`), where chunks are (`chunk_index`), and the doors through which the
-//! activities read and write (`open`, `snapshots`, `reader`, `packs`, `writer`, `keys`, `status`). What comes in: plaintext chunks,
+//! activities read and write (`open`, `snapshots`, `forgotten`, `reader`, `packs`, `writer`, `keys`, `status`). What comes in: plaintext chunks,
 //! snapshots, secrets. What goes out: the same, verified, and receipts. What never happens here: a source, a target, a
 //! policy, a provider.
 
 pub mod checkpoints;
 pub mod chunk_index;
 pub mod error;
+pub mod forgotten;
 pub mod frames;
 pub mod heads;
 pub mod id_map;

@@ -140,7 +140,14 @@ impl Repository {
                     if latest { ", and may be the one that is meant: name one by its id" } else { "" }
                 ),
             )),
-            None => found.cloned(),
+            None => match found {
+                Err(e) if !latest && self.forgotten_ids().await.iter().any(|id| hex::encode(id).starts_with(&wanted)) => {
+                    let advice =
+                        "one was forgotten: `holdfast snapshots --forgotten` lists what `holdfast undelete` can bring back";
+                    Err(RepositoryError::new(e.fault, format!("{e}; {advice}")))
+                }
+                found => found.cloned(),
+            },
         }
     }
 

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use holdfast::backup::BackupSettings;
-use holdfast::config::file::{BackupSection, ConfigFile, JobSection, Origin, RepositorySection, StoreSection, parse};
+use holdfast::config::file::{
+    BackupSection, ConfigFile, JobSection, Origin, RepositorySection, RetentionSection, StoreSection, parse,
+};
 use holdfast::config::resolve::resolve;
-use holdfast::config::{Environment, INDEX_MEMORY, Overrides, Settings};
+use holdfast::config::{Environment, INDEX_MEMORY, Overrides, RetentionSettings, Settings};
 use holdfast::replica::ReplicaSettings;
 use holdfast::store::settings::StoreSettings;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
@@ -79,6 +81,7 @@ fn it_names_every_setting() {
     assert_eq!(named("store"), fields_of::<StoreSection>());
     assert_eq!(named("backup"), fields_of::<BackupSection>());
     assert_eq!(named("job"), fields_of::<JobSection>());
+    assert_eq!(named("retention"), fields_of::<RetentionSection>());
     parse(&Origin::new(PathBuf::from("all on"), all_on())).expect("every setting that is off is valid when it is on");
 }
 
@@ -129,6 +132,7 @@ fn the_defaults_it_names_are_the_defaults() {
         assert_eq!(store.settings, StoreSettings::default(), "{}", store.name);
     }
     assert_eq!(settings.memory, BackupSettings::default().memory);
+    assert_eq!(format!("{:?}", settings.retention), format!("{:?}", RetentionSettings::default()));
     assert_eq!(settings.index_memory, INDEX_MEMORY);
     assert_eq!(settings.compression, holdfast::repository::keyring::LEVEL);
 }

@@ -1,0 +1,382 @@
+//! Forget: snapshots that are no longer roots, by name or by the rules of retention, recorded in each replica's log.
+//!
+//! The union of all logs decides what is forgotten. So that two runs with different rules cannot empty a group between them,
+//! everybody writes to the logs in the order of their replicas' ids, and each record is sound at its own slot: what was to
+//! stay instead is still a root there. A replica that lacks what was to stay gives up nothing: heal brings both later.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::format::Hash;
+use crate::lifecycle::heal::told;
+use crate::lifecycle::retention::Candidate;
+use crate::lifecycle::retention::calendar::Moment;
+use crate::lifecycle::retention::decide::{Decision, Group, Rules, decide};
+use crate::lifecycle::retention::group::{GroupBy, GroupKey};
+use crate::replica::Mask;
+use crate::replica::patience::while_it_answers;
+use crate::repository::Repository;
+use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::forgotten::in_force;
+use crate::repository::open::worst;
+use crate::repository::snapshots::SnapshotView;
+use crate::repository::state::State;
+
+/// How often a run that was overtaken by others plans again.
+const PLANS_MAX: usize = 5;
+/// Ids in one record: far below what a record may hold.
+const IDS_MAX: usize = 10_000;
+
+/// What is to be forgotten.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// These.
+    Named(Vec<Hash>),
+    /// What the rules do not keep.
+    ByRules(Rules),
+}
+
+/// What one replica recorded.
+#[derive(Clone, Debug, Default)]
+pub struct ReplicaForgot {
+    /// Its configured name.
+    pub name: String,
+    /// Ids recorded in its log by this run, those that only others had recorded so far included.
+    pub recorded: u64,
+    /// Ids that its log keeps as roots for now, since it lacks a snapshot that stays instead.
+    pub withheld: u64,
+    /// Why it does not have all of it.
+    pub behind: Option<String>,
+    /// The class of that reason.
+    pub fault: Option<Fault>,
+}
+
+/// What a run did, or would do.
+#[derive(Clone, Debug, Default)]
+pub struct ForgetReport {
+    /// All snapshots that were looked at.
+    pub views: Vec<SnapshotView>,
+    /// How they were judged; indices are places in `views`.
+    pub groups: Vec<Group>,
+    /// Snapshots that are forgotten by this run (or would be), and named ones that were before.
+    pub forgotten: BTreeSet<Hash>,
+    /// Live snapshots whose object nobody gave whole: they are left alone unless they are named.
+    pub unreadable: BTreeSet<Hash>,
+    /// Each configured replica; empty after a dry run.
+    pub replicas: Vec<ReplicaForgot>,
+    /// Those of `forgotten` that fewer logs record than have to.
+    pub short: BTreeSet<Hash>,
+    /// Replicas that have to record it.
+    pub quorum: usize,
+}
+
+/// What is to be written, and what must stay for it.
+#[derive(Default)]
+struct Plan {
+    report: ForgetReport,
+    /// What goes, each with the snapshots that stay instead.
+    erasures: BTreeMap<Hash, Vec<Hash>>,
+    /// What some log forgot before.
+    carried: BTreeSet<Hash>,
+    /// What is live and stays.
+    live: BTreeSet<Hash>,
+    /// Seconds since the Unix epoch, for holds.
+    now: i64,
+}
+
+/// How an id stands with a log.
+#[derive(PartialEq, Eq)]
+enum Standing {
+    /// Recorded.
+    Done,
+    /// May be recorded.
+    Go,
+    /// Must not be recorded yet.
+    Withheld,
+    /// What the plan stands on is not so any more.
+    Overtaken,
+}
+
+/// Forgets. `among` says which snapshots the rules are applied to. Refused with [`Fault::Refused`] are rules that would empty
+/// a group, and names of snapshots that are held. With `dry_run` nothing is written.
+pub async fn run(
+    repository: &Repository,
+    what: &What,
+    among: &(dyn Fn(&SnapshotView) -> bool + Send + Sync),
+    dry_run: bool,
+) -> Result<ForgetReport, RepositoryError> {
+    let mut before = BTreeSet::new();
+    for _ in 0..PLANS_MAX {
+        let mut plan = plan(repository, what, among).await?;
+        if dry_run {
+            return Ok(plan.report);
+        }
+        let overtaken = write(repository, &mut plan, &mut before).await?;
+        if !overtaken {
+            plan.report.forgotten.append(&mut before);
+            finish(repository, &mut plan.report).await;
+            return Ok(plan.report);
+        }
+        repository.catch_up().await;
+    }
+    let message = "others changed what there is to forget each time it was planned: try again when fewer run at once";
+    Err(RepositoryError::new(Fault::Contention, message))
+}
+
+/// Records at the replicas of `to` what the others have forgotten, as far as that strips them of nothing: each must hold
+/// everything that is live. Gives how many ids each recorded, or why it could not. Costs no request where nothing is due.
+pub async fn carry(repository: &Repository, to: Mask) -> Vec<(usize, Result<u64, RepositoryError>)> {
+    let live = repository.live().await.iter().map(|one| one.id).collect();
+    let plan = Plan { carried: repository.forgotten_ids().await, live, now: repository.env.now().seconds(), ..Plan::default() };
+    let mut out = Vec::new();
+    for index in to.indices() {
+        let done = record(repository, &plan, index).await;
+        out.push((index, done.map(|done| done.recorded.len() as u64)));
+    }
+    out
+}
+
+/// What retention knows of each snapshot.
+async fn candidates(repository: &Repository, views: &[SnapshotView], now: i64) -> Vec<Candidate> {
+    let (quorum, sound) = (repository.set.write_quorum(), repository.writable());
+    let holds = repository.holds(now).await;
+    let candidate = |view: &SnapshotView| {
+        let s = &view.snapshot;
+        let held = holds.get(&view.id).map(|hold| {
+            let until = match hold.until {
+                0 => "until released".to_owned(),
+                until => jiff::Timestamp::from_second(until).map(|t| format!("until {t}")).unwrap_or_default(),
+            };
+            if hold.reason.is_empty() { until } else { format!("{until}: {}", hold.reason) }
+        });
+        Candidate {
+            id: view.id,
+            moment: Moment { seconds: s.time_seconds, nanos: s.time_nanos, offset: s.utc_offset_seconds },
+            host: s.host.clone(),
+            paths: s.roots.iter().map(|root| root.path.to_vec()).collect(),
+            tags: s.tags.clone(),
+            partial: s.partial,
+            at_quorum: view.mask.and(sound).count() >= quorum,
+            held,
+        }
+    };
+    views.iter().map(candidate).collect()
+}
+
+async fn plan(
+    repository: &Repository,
+    what: &What,
+    among: &(dyn Fn(&SnapshotView) -> bool + Send + Sync),
+) -> Result<Plan, RepositoryError> {
+    let now = repository.env.now().seconds();
+    let views = repository.snapshots().await?;
+    let unreadable: BTreeSet<Hash> = repository.unreadable(&views).await.iter().map(|one| one.id).collect();
+    let all = candidates(repository, &views, now).await;
+    let carried = repository.forgotten_ids().await;
+    let (groups, mut forgotten) = match what {
+        What::ByRules(rules) => {
+            let chosen: Vec<usize> = (0..views.len()).filter(|i| among(&views[*i])).collect();
+            let judged: Vec<Candidate> = chosen.iter().map(|i| all[*i].clone()).collect();
+            let mut groups = decide(&judged, rules);
+            if let Some(group) = groups.iter().find(|group| !rules.remove_all && group.emptied(&judged)) {
+                return Err(RepositoryError::new(
+                    Fault::Refused,
+                    format!(
+                        "the rules would forget every snapshot of {}: nothing was forgotten anywhere; \
+                         name snapshots to forget them, or give rules that keep some",
+                        described(&group.key)
+                    ),
+                ));
+            }
+            groups.iter_mut().flat_map(|group| &mut group.decisions).for_each(|d| d.index = chosen[d.index]);
+            (groups, BTreeSet::new())
+        }
+        What::Named(ids) => {
+            if let Some(one) = all.iter().find(|one| ids.contains(&one.id) && one.held.is_some()) {
+                let (id, why) = (hex::encode(one.id), one.held.as_deref().unwrap_or_default());
+                return Err(RepositoryError::new(Fault::Refused, format!("snapshot {id} is held {why}: nothing was forgotten")));
+            }
+            (named(&all, ids), ids.iter().copied().filter(|id| carried.contains(id) || unreadable.contains(id)).collect())
+        }
+    };
+    let going = groups.iter().flat_map(|group| &group.decisions).filter(|d| !d.keep).map(|d| all[d.index].id);
+    forgotten.extend(going);
+    let mut erasures: BTreeMap<Hash, Vec<Hash>> = forgotten.difference(&carried).map(|id| (*id, Vec::new())).collect();
+    // What stays instead: the newest of the group that was judged, and the newest of the same host and paths, whatever was
+    // judged together.
+    let sources = named(&all, &forgotten.iter().copied().collect::<Vec<_>>());
+    for group in groups.iter().chain(&sources) {
+        let Some(stays) = group.newest_kept(&all).map(|i| all[i].id) else { continue };
+        for decision in group.decisions.iter().filter(|d| !d.keep) {
+            if let Some(stay) = erasures.get_mut(&all[decision.index].id)
+                && !stay.contains(&stays)
+            {
+                stay.push(stays);
+            }
+        }
+    }
+    let mut live: BTreeSet<Hash> = repository.live().await.iter().map(|one| one.id).collect();
+    live.retain(|id| !erasures.contains_key(id));
+    let report =
+        ForgetReport { views, groups, forgotten, unreadable, quorum: repository.set.write_quorum(), ..Default::default() };
+    Ok(Plan { report, erasures, carried, live, now })
+}
+
+/// All snapshots by host and paths; those with one of these ids go.
+fn named(all: &[Candidate], ids: &[Hash]) -> Vec<Group> {
+    let keeping =
+        Rules { policy: Default::default(), group_by: GroupBy::default(), remove_all: true, now: (0, 0), partial_mercy: 0 };
+    let mut groups = decide(all, &keeping);
+    for decision in groups.iter_mut().flat_map(|group| &mut group.decisions) {
+        let keep = !ids.contains(&all[decision.index].id);
+        let reason = if keep { "not named" } else { "named" };
+        *decision = Decision { index: decision.index, keep, reasons: vec![reason.to_owned()] };
+    }
+    groups
+}
+
+/// A group in words.
+pub fn described(key: &GroupKey) -> String {
+    let mut parts = Vec::new();
+    if let Some(host) = &key.host {
+        parts.push(format!("host {host}"));
+    }
+    if let Some(paths) = &key.paths {
+        let paths: Vec<_> = paths.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
+        parts.push(format!("paths [{}]", paths.join(", ")));
+    }
+    if let Some(tags) = &key.tags {
+        parts.push(format!("tags [{}]", tags.join(", ")));
+    }
+    if parts.is_empty() { "the repository".to_owned() } else { parts.join(", ") }
+}
+
+impl Plan {
+    fn standing(&self, state: &State, id: &Hash) -> Standing {
+        let instead = self.erasures.get(id);
+        if state.forgotten.contains(id) {
+            return Standing::Done;
+        }
+        let held = state.holds.get(id).is_some_and(|hold| in_force(hold, self.now));
+        match instead {
+            Some(stay) if held || stay.iter().any(|id| state.forgotten.contains(id)) => Standing::Overtaken,
+            // What a log never had cannot be stripped from it; but that it came late must not bring it back.
+            _ if !state.snapshots.contains_key(id) => Standing::Go,
+            Some(stay) if stay.iter().all(|id| state.snapshots.contains_key(id)) => Standing::Go,
+            None if !held && self.live.iter().all(|id| state.snapshots.contains_key(id)) => Standing::Go,
+            _ => Standing::Withheld,
+        }
+    }
+}
+
+/// What became of one log.
+#[derive(Default)]
+struct Recorded {
+    recorded: Vec<Hash>,
+    withheld: u64,
+    overtaken: bool,
+}
+
+/// Writes what is due to one log. Whether it is overtaken is known at the slot, not before.
+async fn record(repository: &Repository, plan: &Plan, index: usize) -> Result<Recorded, RepositoryError> {
+    let mut out = Recorded::default();
+    let mut due = Vec::new();
+    {
+        let Some(log) = repository.log(index).await else { return Ok(out) };
+        for id in plan.erasures.keys().chain(&plan.carried) {
+            match plan.standing(&log.state, id) {
+                Standing::Done => {}
+                Standing::Go => due.push(*id),
+                Standing::Withheld => out.withheld += 1,
+                Standing::Overtaken => out.overtaken = true,
+            }
+        }
+    }
+    if out.overtaken {
+        return Ok(out);
+    }
+    for ids in due.chunks(IDS_MAX) {
+        let mut overtaken = false;
+        let verify = |state: &State| {
+            overtaken = ids.iter().any(|id| !matches!(plan.standing(state, id), Standing::Go | Standing::Done));
+            match overtaken {
+                true => Err(RepositoryError::new(Fault::Contention, "others changed what there is to forget")),
+                false => Ok(()),
+            }
+        };
+        let replica = &repository.set.replicas[index];
+        let work = repository.forget(index, ids, verify);
+        let done = while_it_answers(&repository.env, replica, repository.set.settings.stall, "writing to its log", work).await;
+        match done.map_err(RepositoryError::from).and_then(|done| done) {
+            Ok(()) => out.recorded.extend_from_slice(ids),
+            Err(_) if overtaken => {
+                out.overtaken = true;
+                return Ok(out);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(out)
+}
+
+/// Writes to all logs, in the order of their replicas' ids. Whether the plan was overtaken; `before` takes what was recorded
+/// all the same.
+async fn write(repository: &Repository, plan: &mut Plan, before: &mut BTreeSet<Hash>) -> Result<bool, RepositoryError> {
+    let writable = repository.writable();
+    let mut order = Vec::new();
+    for index in writable.indices() {
+        if let Some(log) = repository.log(index).await {
+            order.push((log.state.replica_id, index));
+        }
+    }
+    order.sort();
+    if order.len() < plan.report.quorum && !plan.erasures.is_empty() {
+        let faults = repository.set.replicas.iter().filter_map(|r| repository.fault(r.index));
+        let closed = repository.set.closed.iter().map(|(_, _, e)| (RepositoryError::from_kind(e.kind), told(e)));
+        let (faults, stories): (Vec<Fault>, Vec<String>) = faults.chain(closed).unzip();
+        let (can, need, why) = (order.len(), plan.report.quorum, stories.join("; "));
+        let message = format!("{can} replicas can be written to, {need} are needed: nothing was forgotten: {why}");
+        return Err(RepositoryError::new(worst(faults).unwrap_or(Fault::Failed), message));
+    }
+    let mut outcomes: BTreeMap<usize, ReplicaForgot> = BTreeMap::new();
+    for (_, index) in order {
+        let outcome = outcomes.entry(index).or_default();
+        match record(repository, plan, index).await {
+            Ok(done) => {
+                before.extend(done.recorded.iter().filter(|id| plan.erasures.contains_key(*id)));
+                if done.overtaken {
+                    return Ok(true);
+                }
+                (outcome.recorded, outcome.withheld) = (done.recorded.len() as u64, done.withheld);
+                if done.withheld > 0 {
+                    let what = "it lacks a snapshot that stays instead of those that go: run `holdfast heal`";
+                    (outcome.behind, outcome.fault) = (Some(what.to_owned()), Some(Fault::Failed));
+                }
+            }
+            Err(e) => (outcome.behind, outcome.fault) = (Some(told(&e)), Some(e.fault)),
+        }
+    }
+    for replica in &repository.set.replicas {
+        let mut outcome = outcomes.remove(&replica.index).unwrap_or_default();
+        outcome.name.clone_from(&replica.name);
+        if let (None, Some((fault, why))) = (&outcome.behind, repository.fault(replica.index)) {
+            (outcome.behind, outcome.fault) = (Some(why), Some(fault));
+        }
+        plan.report.replicas.push(outcome);
+    }
+    for (name, _, e) in &repository.set.closed {
+        let (behind, fault) = (Some(told(e)), Some(RepositoryError::from_kind(e.kind)));
+        plan.report.replicas.push(ReplicaForgot { name: name.clone(), behind, fault, ..ReplicaForgot::default() });
+    }
+    Ok(false)
+}
+
+/// Counts the logs that have each.
+async fn finish(repository: &Repository, report: &mut ForgetReport) {
+    let mut at: BTreeMap<Hash, usize> = report.forgotten.iter().map(|id| (*id, 0)).collect();
+    for index in repository.writable().indices() {
+        if let Some(log) = repository.log(index).await {
+            at.iter_mut().filter(|(id, _)| log.state.forgotten.contains(*id)).for_each(|(_, count)| *count += 1);
+        }
+    }
+    report.short = at.into_iter().filter(|(_, count)| *count < report.quorum).map(|(id, _)| id).collect();
+}
