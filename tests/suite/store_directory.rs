@@ -198,7 +198,13 @@ async fn a_store_is_opened_where_it_is_or_made_where_that_is_asked_for() {
     let deep = folder.path().join("a/b/c");
     let error = open(&deep, false).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::NotFound);
-    assert_eq!(told(&error), format!("store here: open {}: not found: the store's directory is missing", deep.display()));
+    assert_eq!(
+        told(&error),
+        format!(
+            "store here: open {}: not found: the store's directory is missing: is it mounted, and is its path right? (`holdfast init` makes it)",
+            deep.display()
+        )
+    );
     assert!(!folder.path().join("a").exists());
     open(&deep, true).unwrap();
     open(&deep, true).unwrap();
