@@ -2,7 +2,7 @@
 //! from a disk nearby costs, so a few buffers are used again.
 //!
 //! In: how long a body is. Out: an empty buffer, and [`Bytes`] that give it back when the last of them is dropped. Never
-//! here: more than [`IDLE`] bytes kept while nobody uses them.
+//! here: more than 16 MiB kept while nobody uses them.
 
 use std::sync::{Mutex, PoisonError};
 
