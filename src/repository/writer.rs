@@ -60,7 +60,7 @@ impl Reliance {
                 return Some(format!("pack {} was condemned", hex::encode(pack)));
             }
         }
-        if let Some((_, pack)) = self.hits.iter().find(|(_, pack)| state.distrusted.contains(pack)) {
+        if let Some((_, pack)) = self.own.iter().chain(&self.hits).find(|(_, pack)| state.distrusted.contains(pack)) {
             return Some(format!("pack {} was found damaged", hex::encode(pack)));
         }
         if let Some(gone) = self.parents.iter().find(|parent| !state.snapshots.contains_key(*parent)) {

@@ -35,6 +35,7 @@ pub mod limit;
 pub mod memory;
 pub mod meter;
 pub mod name;
+mod pages;
 pub mod retry;
 pub mod s3;
 pub mod settings;

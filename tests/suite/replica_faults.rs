@@ -934,8 +934,9 @@ async fn what_a_commit_stands_on_must_hold_at_its_own_slot() {
     let distrust = |add| Action::Distrust(Distrust { add: vec![Bytes::from(Vec::from(add))], lift: Vec::new() });
     for (what, reliance, record) in [
         ("a hit condemned", Some(hits.clone()), Some(condemned(ObjectClass::Data, pack))),
-        ("a pack of its own condemned", Some(own), Some(condemned(ObjectClass::Meta, pack))),
+        ("a pack of its own condemned", Some(own.clone()), Some(condemned(ObjectClass::Meta, pack))),
         ("a hit distrusted", Some(hits.clone()), Some(distrust(pack))),
+        ("a pack of its own distrusted", Some(own), Some(distrust(pack))),
         ("the parent forgotten", None, None),
         ("something distrusted beside a parent", None, Some(distrust([8; 32]))),
         ("the snapshot's object condemned", Some(none), Some(condemned(ObjectClass::Snapshot, object))),

@@ -4,7 +4,7 @@
 //! attempt: the SDK's own retries are off. Accounts with a hierarchical namespace (Data Lake) are refused: in them folders are
 //! objects, and names have another order.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZero;
 use std::ops::Range;
@@ -34,6 +34,7 @@ use crate::store::azure::wire::{KEPT_SUM, Line, OneRequest, RANGE, SharedKey, Su
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::fault::{Asked, Fault, Verb, chain};
 use crate::store::name::ObjectName;
+use crate::store::pages::{self, Pages};
 use crate::store::settings::StoreSettings;
 use crate::store::url::Bucket;
 use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit, buffers};
@@ -315,17 +316,17 @@ impl AzureStore {
     }
 
     /// One page of a listing: names that follow the last one, in order, or an error.
-    async fn page(&self, prefix: &str, at: &mut Listing) -> Result<(), StoreError> {
+    async fn page(&self, prefix: &str, mut at: Pages) -> Result<Pages, StoreError> {
         let fail = |kind, cause: String| self.error(Verb::List, &prefix, Fault::new(kind, cause));
         let Some(whole) = self.bucket.key_of(prefix) else {
             // No name is that long.
-            at.done = true;
-            return Ok(());
+            at.end();
+            return Ok(at);
         };
         let options = BlobContainerClientListBlobsOptions {
             prefix: Some(whole.clone()).filter(|whole| !whole.is_empty()),
             maxresults: Some(PAGE),
-            marker: at.marker.take(),
+            marker: at.marker.clone(),
             ..BlobContainerClientListBlobsOptions::default()
         };
         let asking = async {
@@ -344,11 +345,12 @@ impl AzureStore {
             }
         }
         let page: ListBlobsResponse = page.into_model().map_err(|e| wrong(&e))?;
-        at.marker = page.next_marker.filter(|marker| !marker.is_empty());
-        at.done = at.marker.is_none();
+        if !at.turn(page.next_marker.filter(|marker| !marker.is_empty())) {
+            return Err(fail(StoreErrorKind::Corrupt, "a page that leads to itself".into()));
+        }
         for object in page.blob_items {
             let key = object.name.unwrap_or_default();
-            if at.last.as_ref().is_some_and(|last| key <= *last) || !key.starts_with(&whole) {
+            if !at.follows(&key, &whole) {
                 return Err(fail(StoreErrorKind::Invalid, format!("names out of order; {NAMESPACE}")));
             }
             // What is not a name of ours was not put by us.
@@ -357,11 +359,10 @@ impl AzureStore {
                 let size = properties.content_length;
                 let size = size.ok_or_else(|| fail(StoreErrorKind::Corrupt, format!("no size of {name}")))?;
                 let modified = properties.last_modified.map_or(0, |at| at.unix_timestamp());
-                at.page.push_back(ObjectInfo { name, size, modified: time(modified) });
+                at.push(ObjectInfo { name, size, modified: time(modified) });
             }
-            at.last = Some(key);
         }
-        Ok(())
+        Ok(at)
     }
 
     async fn remove(&self, name: ObjectName) -> Option<(ObjectName, StoreError)> {
@@ -374,15 +375,6 @@ impl AzureStore {
         let error = self.error(Verb::Delete, &name, self.fault(Verb::Delete, &key, &error));
         Some((name, error))
     }
-}
-
-/// A listing under way.
-#[derive(Default)]
-struct Listing {
-    marker: Option<String>,
-    last: Option<String>,
-    page: VecDeque<ObjectInfo>,
-    done: bool,
 }
 
 impl Store for AzureStore {
@@ -403,16 +395,7 @@ impl Store for AzureStore {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
-        stream::unfold(Listing::default(), move |mut at| async move {
-            while at.page.is_empty() && !at.done {
-                if let Err(e) = self.page(prefix, &mut at).await {
-                    // What comes after a fault would not be complete.
-                    return Some((Err(e), Listing { done: true, ..Listing::default() }));
-                }
-            }
-            at.page.pop_front().map(|info| (Ok(info), at))
-        })
-        .boxed()
+        pages::listing(move |at| self.page(prefix, at))
     }
 
     fn delete<'a>(&'a self, names: &'a [ObjectName]) -> BoxFuture<'a, Vec<(ObjectName, StoreError)>> {

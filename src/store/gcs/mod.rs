@@ -5,7 +5,7 @@
 //! Each call is one attempt: the SDK's own retries, its resuming of reads and its uploads in parts are off. Both clients
 //! connect when they are first asked; opening a store asks nobody.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +27,7 @@ use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::fault::{Asked, Fault, Verb};
 use crate::store::gcs::fault::{failed, names_object};
 use crate::store::name::ObjectName;
+use crate::store::pages::{self, Pages};
 use crate::store::settings::StoreSettings;
 use crate::store::url::Bucket;
 use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit, buffers};
@@ -261,35 +262,32 @@ impl GcsStore {
     }
 
     /// One page of a listing: names that follow `last`, in order, or an error.
-    async fn page(&self, prefix: &str, at: &mut Listing) -> Result<(), StoreError> {
+    async fn page(&self, prefix: &str, mut at: Pages) -> Result<Pages, StoreError> {
         let fail = |kind, cause: &str| self.error(Verb::List, &prefix, Fault::new(kind, cause));
         let Some(whole) = self.bucket.key_of(prefix) else {
             // No name is that long.
-            at.done = true;
-            return Ok(());
+            at.end();
+            return Ok(at);
         };
-        let token = std::mem::take(&mut at.token);
+        let token = at.marker.clone().unwrap_or_default();
         let request = self.names.list_objects().set_parent(&self.resource).set_prefix(&whole).set_page_size(PAGE);
-        let answer = request.set_page_token(&token).send().await;
+        let answer = request.set_page_token(token).send().await;
         let answer = answer.map_err(|e| self.error(Verb::List, &prefix, self.fault(Verb::List, &whole, &e)))?;
         self.seen();
-        at.done = answer.next_page_token.is_empty();
-        if !at.done && answer.next_page_token == token {
+        if !at.turn(Some(answer.next_page_token).filter(|token| !token.is_empty())) {
             return Err(fail(StoreErrorKind::Corrupt, "a page that leads to itself"));
         }
-        at.token = answer.next_page_token;
         for object in &answer.objects {
             let key = object.name.as_str();
-            if at.last.as_deref().is_some_and(|last| key <= last) || !key.starts_with(&whole) {
+            if !at.follows(key, &whole) {
                 return Err(fail(StoreErrorKind::Corrupt, "names out of order, or others than were asked for"));
             }
-            at.last = Some(key.to_owned());
             // What is not a name of ours was not put by us.
             if let Some(name) = self.bucket.object(key) {
-                at.page.push_back(self.info(Verb::List, name, object)?);
+                at.push(self.info(Verb::List, name, object)?);
             }
         }
-        Ok(())
+        Ok(at)
     }
 
     async fn remove(&self, name: &ObjectName) -> Result<(), StoreError> {
@@ -303,15 +301,6 @@ impl GcsStore {
             Err(e) => self.absent(Verb::Delete, name, &key, self.fault(Verb::Delete, &key, &e)).await,
         }
     }
-}
-
-/// A listing under way.
-#[derive(Default)]
-struct Listing {
-    token: String,
-    last: Option<String>,
-    page: VecDeque<ObjectInfo>,
-    done: bool,
 }
 
 impl Store for GcsStore {
@@ -332,16 +321,7 @@ impl Store for GcsStore {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
-        stream::unfold(Listing::default(), move |mut at| async move {
-            while at.page.is_empty() && !at.done {
-                if let Err(e) = self.page(prefix, &mut at).await {
-                    // What comes after a fault would not be complete.
-                    return Some((Err(e), Listing { done: true, ..Listing::default() }));
-                }
-            }
-            at.page.pop_front().map(|info| (Ok(info), at))
-        })
-        .boxed()
+        pages::listing(move |at| self.page(prefix, at))
     }
 
     fn delete<'a>(&'a self, names: &'a [ObjectName]) -> BoxFuture<'a, Vec<(ObjectName, StoreError)>> {

@@ -3,7 +3,7 @@
 //! An object is one conditional PUT with a CRC-64 that the server compares; a batch of removals is one request. Each
 //! call is one attempt: the SDK's own retries are off. AWS itself is addressed by virtual hosts, any other endpoint by path.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,13 +21,14 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm::Crc64Nvme;
 use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::BoxStream;
 
 use crate::clock::{Env, Time};
 use crate::store::credentials::Credentials;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::fault::{Asked, Fault, Verb, chain};
 use crate::store::name::ObjectName;
+use crate::store::pages::{self, Pages};
 use crate::store::s3::fault::{Answer, classify, failed};
 use crate::store::settings::StoreSettings;
 use crate::store::url::Bucket;
@@ -287,37 +288,39 @@ impl S3Store {
     }
 
     /// One page of a listing: keys that follow `last`, in order, or an error.
-    async fn page(&self, prefix: &str, at: &mut Listing) -> Result<(), StoreError> {
+    async fn page(&self, prefix: &str, mut at: Pages) -> Result<Pages, StoreError> {
         let fail = |kind, cause: String| self.error(Verb::List, &prefix, Fault::new(kind, cause));
         let Some(whole) = self.bucket.key_of(prefix) else {
             // No name is that long.
-            at.done = true;
-            return Ok(());
+            at.end();
+            return Ok(at);
         };
         let request = self.client.list_objects_v2().bucket(&self.bucket.name).prefix(&whole).max_keys(PAGE as i32);
-        let answer = request.set_continuation_token(at.token.take()).send().await;
+        let answer = request.set_continuation_token(at.marker.clone()).send().await;
         let answer = answer.map_err(|e| self.error(Verb::List, &prefix, self.fault(Verb::List, &whole, &e)))?;
         self.seen();
-        at.token = answer.next_continuation_token().map(str::to_owned);
-        at.done = !answer.is_truncated().unwrap_or(false);
-        if !at.done && at.token.is_none() {
+        let more = answer.is_truncated().unwrap_or(false);
+        let next = answer.next_continuation_token().filter(|_| more).map(str::to_owned);
+        if more && next.is_none() {
             return Err(fail(StoreErrorKind::Corrupt, "a page that is not the last, and does not say how to go on".into()));
+        }
+        if !at.turn(next) {
+            return Err(fail(StoreErrorKind::Corrupt, "a page that leads to itself".into()));
         }
         for object in answer.contents() {
             let key = object.key().unwrap_or_default();
-            if at.last.as_deref().is_some_and(|last| key <= last) || !key.starts_with(&whole) {
+            if !at.follows(key, &whole) {
                 let cause = "names out of order; directory buckets (S3 Express) are not supported";
                 return Err(fail(StoreErrorKind::Invalid, cause.into()));
             }
-            at.last = Some(key.to_owned());
             // What is not a name of ours was not put by us.
             if let Some(name) = self.bucket.object(key) {
                 let size = object.size().and_then(|n| u64::try_from(n).ok());
                 let size = size.ok_or_else(|| fail(StoreErrorKind::Corrupt, format!("no size of {name}")))?;
-                at.page.push_back(ObjectInfo { name, size, modified: time(object.last_modified()) });
+                at.push(ObjectInfo { name, size, modified: time(object.last_modified()) });
             }
         }
-        Ok(())
+        Ok(at)
     }
 
     /// Removes at most [`PAGE`] objects in one request.
@@ -362,15 +365,6 @@ impl S3Store {
     }
 }
 
-/// A listing under way.
-#[derive(Default)]
-struct Listing {
-    token: Option<String>,
-    last: Option<String>,
-    page: VecDeque<ObjectInfo>,
-    done: bool,
-}
-
 impl Store for S3Store {
     fn label(&self) -> &str {
         &self.label
@@ -389,16 +383,7 @@ impl Store for S3Store {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
-        stream::unfold(Listing::default(), move |mut at| async move {
-            while at.page.is_empty() && !at.done {
-                if let Err(e) = self.page(prefix, &mut at).await {
-                    // What comes after a fault would not be complete.
-                    return Some((Err(e), Listing { done: true, ..Listing::default() }));
-                }
-            }
-            at.page.pop_front().map(|info| (Ok(info), at))
-        })
-        .boxed()
+        pages::listing(move |at| self.page(prefix, at))
     }
 
     fn delete<'a>(&'a self, names: &'a [ObjectName]) -> BoxFuture<'a, Vec<(ObjectName, StoreError)>> {
