@@ -46,3 +46,4 @@ mod store_wrappers;
 mod support;
 mod three_clouds;
 mod verify_repository;
+mod verify_shares;

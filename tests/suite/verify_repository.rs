@@ -24,6 +24,7 @@ use holdfast::store::meter::Operation;
 use holdfast::store::name::ObjectName;
 use holdfast::store::settings::StoreSettings;
 use holdfast::store::{ObjectInfo, Store};
+use holdfast::verify::share::Share;
 use holdfast::verify::{VerifyError, VerifyReport, VerifySettings};
 
 use crate::support::faulty_store::Fault;
@@ -35,7 +36,7 @@ async fn verify_with(repository: &Repository, settings: VerifySettings) -> Verif
 }
 
 fn reading(percent: f64) -> VerifySettings {
-    VerifySettings { read_data_percent: Some(percent), ..VerifySettings::default() }
+    VerifySettings { read_data: Some(Share::Percent(percent)), ..VerifySettings::default() }
 }
 
 async fn verify(stage: &Stage, settings: VerifySettings) -> VerifyReport {
