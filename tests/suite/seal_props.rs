@@ -71,7 +71,8 @@ fn frames_come_back_at_every_size_and_level() {
                     assert!(frame.bytes.len() < len - len / 32 + FRAME_OVERHEAD);
                 }
                 // Frames are made in the chunk's own buffer, which the budget counts.
-                assert!(frame.bytes.capacity() <= len + len / 128 + 1024, "{} for {len}", frame.bytes.capacity());
+                assert!(frame.bytes.capacity() <= Roomy::size(len), "{} for {len}", frame.bytes.capacity());
+                assert!(Roomy::size(len) <= (len + FRAME_OVERHEAD) * 5 / 4, "{} for {len}", Roomy::size(len));
                 assert!(sealer.open(Kind::Data, frame.shape, &frame.bytes).expect("opened") == plain, "{len} at {level}");
             }
         }
