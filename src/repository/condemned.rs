@@ -61,10 +61,17 @@ fn needed(state: &State, names: &Names) -> Option<&'static str> {
 }
 
 impl Repository {
-    /// Condemns names in one log: from that slot on nobody may rely on them. `footing` is what the plan stands on; none is
-    /// enough for old segments alone.
-    pub async fn condemn(&self, index: usize, footing: Option<&Footing>, names: &Names) -> Result<(), CondemnFault> {
-        assert!(footing.is_some() || names.keys().all(|class| *class == ObjectClass::Index), "packs are condemned by a plan");
+    /// Condemns names in one log: from that slot on nobody may rely on them. `footing` is what the plan stands on.
+    pub async fn condemn(&self, index: usize, footing: &Footing, names: &Names) -> Result<(), CondemnFault> {
+        self.void(index, Some(footing), names).await
+    }
+
+    /// Condemns index segments that are not in force any more: they need no plan.
+    pub async fn condemn_segments(&self, index: usize, segments: &BTreeSet<Hash>) -> Result<(), CondemnFault> {
+        self.void(index, None, &Names::from([(ObjectClass::Index, segments.clone())])).await
+    }
+
+    async fn void(&self, index: usize, footing: Option<&Footing>, names: &Names) -> Result<(), CondemnFault> {
         let mut action = Condemn::default();
         let few = names.values().map(BTreeSet::len).sum::<usize>() <= INLINE;
         for (class, hashes) in names {
