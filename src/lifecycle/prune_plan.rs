@@ -186,12 +186,12 @@ pub fn plan(packs: &[PackFacts], frames: usize, frame: &dyn Fn(u32) -> FrameFact
             } else if facts.distrusted {
                 // Nobody may rely on it, and nothing live has its place there.
                 Fate::Drop
+            } else if tally.any && tally.freed == 0 {
+                Fate::Keep(Why::Used)
             } else if facts.young {
                 Fate::Keep(Why::Young)
             } else if !tally.any {
                 Fate::Drop
-            } else if tally.freed == 0 {
-                Fate::Keep(Why::Used)
             } else {
                 wasteful.push(number as u32);
                 Fate::Keep(Why::Tolerated)

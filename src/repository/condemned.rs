@@ -19,6 +19,7 @@ use crate::repository::footing::Footing;
 use crate::repository::layout::{self, Class};
 use crate::repository::log::{Log, chain, read_error};
 use crate::repository::state::State;
+use crate::repository::writer::SentSegment;
 
 /// Names that a condemn record carries itself; more go into lists.
 const INLINE: usize = 4096;
@@ -88,7 +89,7 @@ impl Repository {
         }
         let lists: Vec<Hash> = action.lists.iter().filter_map(|l| l.list[..].try_into().ok()).collect();
         self.take_away(index, Action::Condemn(action), |state| {
-            let overtaken = footing.and_then(|footing| footing.overtaken_by(state));
+            let overtaken = footing.and_then(|footing| footing.overtaken_by(&Footing::of(state)));
             let void = lists.iter().any(|list| state.is_condemned(ObjectClass::List, list));
             overtaken.or_else(|| needed(state, names)).or(void.then_some("the list was condemned"))
         })
@@ -96,9 +97,11 @@ impl Repository {
     }
 
     /// Replaces segments of one log by others, which name every pack of the old ones that is not void.
-    pub async fn compact(&self, index: usize, old: &BTreeSet<Hash>, new: &BTreeSet<Hash>) -> Result<(), CondemnFault> {
-        let named = |names: &BTreeSet<Hash>| names.iter().map(|hash| Bytes::copy_from_slice(hash)).collect();
-        let action = Action::Compact(Compact { old: named(old), new: named(new) });
+    pub async fn compact(&self, index: usize, old: &BTreeSet<Hash>, new: &[SentSegment]) -> Result<(), CondemnFault> {
+        let (mine, new): (Vec<&SentSegment>, Vec<Hash>) = new.iter().map(|segment| (segment, segment.hash)).unzip();
+        let old_names = old.iter().map(|hash| Bytes::copy_from_slice(hash)).collect();
+        let new_names = new.iter().map(|hash| Bytes::copy_from_slice(hash)).collect();
+        let action = Action::Compact(Compact { old: old_names, new: new_names });
         self.take_away(index, action, |state| {
             if !old.is_subset(&state.segments) {
                 return Some("segments were replaced");
@@ -106,7 +109,9 @@ impl Repository {
             let void = new.iter().any(|hash| state.is_condemned(ObjectClass::Index, hash));
             void.then_some("the new segments were condemned")
         })
-        .await
+        .await?;
+        self.published(index, &mine);
+        Ok(())
     }
 
     async fn put_list(&self, index: usize, names: &[Hash]) -> Result<Hash, RepositoryError> {

@@ -58,13 +58,13 @@ impl Footing {
 
     /// What came to the log that a plan made here does not know, if anything. That snapshots were forgotten, segments
     /// replaced or packs trusted again takes nothing from a plan.
-    pub fn overtaken_by(&self, state: &State) -> Option<&'static str> {
-        self.upset_by(&Footing::of(state)).or_else(|| {
-            if !state.segments.is_subset(&self.segments) {
+    pub fn overtaken_by(&self, later: &Footing) -> Option<&'static str> {
+        self.upset_by(later).or_else(|| {
+            if !later.segments.is_subset(&self.segments) {
                 return Some("packs were published");
             }
             let known = |(id, live): (&Hash, &Live)| self.snapshots.get(id).is_some_and(|known| known.object == live.object);
-            (!state.snapshots.iter().all(known)).then_some("a snapshot was committed")
+            (!later.snapshots.iter().all(known)).then_some("a snapshot was committed")
         })
     }
 

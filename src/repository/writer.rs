@@ -236,7 +236,7 @@ impl Repository {
     }
 
     /// Tells the index that packs may be relied on at a replica.
-    fn published(&self, index: usize, segments: &[&SentSegment]) {
+    pub(super) fn published(&self, index: usize, segments: &[&SentSegment]) {
         {
             let mut chunks = self.index.write().expect("no panic while the index is locked");
             for (_, pack) in segments.iter().flat_map(|s| &s.packs) {
