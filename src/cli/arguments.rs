@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cli::{backup, completions, forget, heal, init, key, ls, restore, snapshots, status, undelete, verify};
+use crate::cli::{backup, completions, forget, heal, init, key, ls, prune, restore, snapshots, status, undelete, verify};
 use crate::config::Overrides;
 use crate::config::amount::Size;
 use crate::config::secret::{Named, SecretSource};
@@ -121,6 +121,8 @@ pub enum Command {
     Forget(Box<forget::ForgetArguments>),
     /// Bring forgotten snapshots back, as long as nothing was pruned
     Undelete(undelete::UndeleteArguments),
+    /// Take out what no snapshot needs any more
+    Prune(prune::PruneArguments),
     /// Bring replicas up to date that lack what others hold, and replace what is damaged
     Heal(heal::HealArguments),
     /// Show the replicas side by side

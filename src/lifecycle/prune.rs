@@ -180,7 +180,8 @@ impl PruneError {
         }
     }
 
-    fn fault(&self) -> Fault {
+    /// Its class.
+    pub fn fault(&self) -> Fault {
         match self {
             PruneError::Repository(e) => e.fault,
             PruneError::Overtaken(_) => Fault::Contention,

@@ -25,6 +25,7 @@ mod missing_bucket;
 mod model;
 mod probe;
 mod processes;
+mod prune;
 mod real_trees;
 mod replica_faults;
 mod restore_faults;
