@@ -9,8 +9,8 @@ use crate::cli::output::{count, duration, name, size, table};
 use crate::cli::terminal::Watch;
 use crate::config::amount::Size;
 use crate::progress::Progress;
-use crate::repository::{Access, Repository};
 use crate::repository::error::Fault;
+use crate::repository::{Access, Repository};
 use crate::verify::share::Share;
 use crate::verify::{self, Damage, ReplicaVerified, VerifyReport, VerifySettings};
 

@@ -8,8 +8,8 @@ use holdfast::seal::compress::decompress;
 use holdfast::seal::encrypt::seal_frame;
 use holdfast::seal::key::{KdfFloor, KdfParams, RepositoryKeys, Secret, derive, stretch};
 use holdfast::seal::{
-    Compression, FRAME_OVERHEAD, FRAME_PLAIN_MAX, FrameSealer, FrameShape, Kind, STRUCTURE_OVERHEAD, SealError, open_structure,
-    seal_structure,
+    Compression, FRAME_OVERHEAD, FRAME_PLAIN_MAX, FrameSealer, FrameShape, Kind, Roomy, STRUCTURE_OVERHEAD, SealError,
+    open_structure, seal_structure,
 };
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
