@@ -23,6 +23,7 @@ mod hostile_source;
 mod lifecycle;
 mod memory;
 mod missing_bucket;
+mod mixed_history;
 mod model;
 mod probe;
 mod processes;

@@ -130,7 +130,7 @@ async fn a_prune_at_every_write_of_a_backup() {
             break;
         }
     }
-    println!("{points} points, at {again} of them much was sent again");
+    println!("figure: prune between two requests of a backup: {points} ({again} times much was sent again)");
     assert!(points > 5);
 }
 
@@ -280,7 +280,7 @@ async fn a_crash_at_every_operation() {
             );
         }
     }
-    println!("{points} crash points, {cut_deletes} of them in a DELETE");
+    println!("figure: crash points, prune: {points} ({cut_deletes} of them in a DELETE)");
     assert!(points > 40 && cut_deletes > 1);
 }
 
