@@ -294,4 +294,13 @@ async fn a_segment_that_nobody_gives_keeps_everything() {
     let records = notes[0].take();
     assert_eq!(count(&records, Operation::Delete, ""), 0);
     assert!(stage.stores[0].stat(&segment).await.expect("memory answers").is_none());
+    // Not even where nothing live is known to need it: its packs must not pass for orphans.
+    let mut history = History::of(10, &["a"], 1).await;
+    history.forget(|_| true).await;
+    let stage = &history.stage;
+    let segment = stage.names_at(0, "index/").await.remove(0);
+    stage.tamper(0, &segment, &|_| None).await;
+    let one = prune(&stage.open().await, &settings()).await.expect("a report").replicas.remove(0);
+    assert_eq!((one.fault, one.condemned, one.deleted.objects), (Some(Class::Integrity), 0, 0), "{one:?}");
+    assert!(!stage.names_at(0, "data/").await.is_empty());
 }

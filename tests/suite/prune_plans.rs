@@ -32,8 +32,7 @@ impl World {
     /// Of each live chunk the frames that hold it where the log relies on the pack.
     fn places(&self) -> BTreeMap<u32, Vec<u32>> {
         let mut places: BTreeMap<u32, Vec<u32>> = self.live.iter().map(|chunk| (*chunk, Vec::new())).collect();
-        for (number, (pack, chunks)) in self.frames.iter().enumerate().filter(|(_, (pack, _))| self.packs[*pack as usize].here) {
-            let _ = pack;
+        for (number, (_, chunks)) in self.frames.iter().enumerate().filter(|(_, (pack, _))| self.packs[*pack as usize].here) {
             for chunk in chunks {
                 if let Some(places) = places.get_mut(chunk)
                     && !places.contains(&(number as u32))
@@ -154,7 +153,7 @@ proptest! {
         let limits = Limits { max_unused: MaxUnused::Bytes(0), max_repack: None };
         let mut world = world;
         for round in 0..4 {
-            let plan = world.plan(&limits);
+            let (plan, places) = (world.plan(&limits), world.places());
             let going: BTreeSet<u32> = plan.going().collect();
             if going.is_empty() {
                 return Ok(());
@@ -164,7 +163,12 @@ proptest! {
             let mut made = Vec::new();
             for (frame, opened) in moving(&plan) {
                 let chunks = world.frames[frame as usize].1.clone();
-                let kept: Vec<u32> = chunks.into_iter().filter(|chunk| !opened || world.live.contains(chunk)).collect();
+                let placed = |chunk: &u32| {
+                    let places = places.get(chunk).into_iter().flatten();
+                    plan.place(places.map(|place| (*place, world.frames[*place as usize].0))) == Some(frame)
+                };
+                let mut kept: Vec<u32> = chunks.into_iter().filter(|chunk| !opened || placed(chunk)).collect();
+                kept.dedup();
                 made.push((fresh, kept));
             }
             going.iter().for_each(|number| world.packs[*number as usize].here = false);

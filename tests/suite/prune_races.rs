@@ -70,7 +70,12 @@ async fn a_backup_that_relied_on_what_goes_sends_it_again() {
         std::fs::write(path, bytes).expect("written");
     }
     let stage = &history.stage;
-    let commits = pausing(0, |call| call.operation == Operation::Put && call.name.starts_with("snapshots/"));
+    // At both replicas, before the first of them commits.
+    let calls = Arc::new(AtomicU64::new(0));
+    let commits = move |call: &Call| match call.operation == Operation::Put && call.name.starts_with("snapshots/") {
+        true if calls.fetch_add(1, SeqCst) < 2 => Fault::Delay(HOUR),
+        _ => Fault::Pass,
+    };
     let repository = stage.open_at(planned(stage, commits), patient()).await.expect("it opens");
     let sets = dated(source.path(), 50);
     let backup = async { run(&repository, &sets).await };
@@ -216,6 +221,60 @@ async fn an_orphan_that_is_published_at_the_last_moment_stays() {
         }
         drop(repository);
         history.sound().await;
+    }
+}
+
+/// What the plan counts on is condemned, or found damaged, after it was proven and before its record is written: it is made again.
+#[tokio::test(start_paused = true)]
+async fn a_cover_that_goes_at_the_last_moment_covers_nothing() {
+    for condemned in [true, false] {
+        let stage = Stage::of(51, &["a"]);
+        stage.init().await;
+        let other = stage.open().await;
+        let plain = bytes::Bytes::from(crate::support::source_tree::noise(51, 20_000));
+        let (id, at) = (crate::support::hostile_writer::id_of(&other, &plain), holdfast::replica::Mask::one(0));
+        let kind = holdfast::format::pack::PackKind::Data;
+        let twins = [
+            crate::support::hostile_writer::send(&other, kind, &[(id, plain.clone())], at).await,
+            crate::support::hostile_writer::send(&other, kind, &[(id, plain.clone())], at).await,
+        ];
+        let names = twins.clone().map(|pack| pack.name().expect("a name"));
+        let node = crate::support::hostile_writer::leaf(&[(b"file", crate::support::hostile_writer::file(&[(id, 20_000)]))]);
+        let meta = holdfast::format::pack::PackKind::Meta;
+        let node_id = crate::support::hostile_writer::id_of(&other, &node);
+        let node_pack = crate::support::hostile_writer::send(&other, meta, &[(node_id, node.clone())], at).await;
+        let root = crate::support::hostile_writer::named(&other, &node, 0, 1, 20_000);
+        let packs = [&twins[..], &[node_pack]].concat();
+        crate::support::hostile_writer::commit(&other, packs, root, at, 1_700_000_000).await;
+        // Which of the twins stays, a dry run tells.
+        let set = settings();
+        let repository = stage.open_at(planned(&stage, pausing(0, is_slot)), patient()).await.expect("it opens");
+        let (footing, _) = other.stand(0).await.expect("it stands");
+        let stays = {
+            let first = { repository.index().await.expect("an index").read().expect("no panic").pack_number(&names[0]) };
+            names[usize::from(first != Some(0))]
+        };
+        let meanwhile = async {
+            stage.env.sleep(10 * MINUTE).await;
+            match condemned {
+                true => {
+                    let class = holdfast::format::record::ObjectClass::Data;
+                    let names = [(class, [stays].into())].into();
+                    other.condemn(0, &footing, &names).await.expect("sound by itself: the twin is still there");
+                }
+                false => drop(other.distrust(0, vec![stays]).await.expect("noted")),
+            }
+        };
+        let (report, ()) = futures::join!(prune(&repository, &set), meanwhile);
+        came_out(&report);
+        drop((repository, other));
+        let alone = stage.open_alone(0).await;
+        let twin = names[usize::from(stays == names[0])];
+        let log = alone.log(0).await.expect("readable");
+        let class = holdfast::format::record::ObjectClass::Data;
+        assert!(!log.state.is_condemned(class, &twin), "condemned {condemned}: the last good place was taken");
+        drop(log);
+        assert_eq!(alone.chunk(&id).await.expect("it has a place"), plain, "condemned {condemned}");
     }
 }
 
