@@ -183,7 +183,8 @@ impl Scene {
                 lock(&self.world).judge.accuse("this goes on for ever");
                 return;
             }
-            let mut awake: Vec<usize> = (0..self.clients.len()).filter(|i| self.running.contains_key(i) || self.left[*i] > 0).collect();
+            let mut awake: Vec<usize> =
+                (0..self.clients.len()).filter(|i| self.running.contains_key(i) || self.left[*i] > 0).collect();
             if awake.is_empty() {
                 return;
             }

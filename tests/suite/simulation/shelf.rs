@@ -62,7 +62,10 @@ impl Shelf {
 
     /// What a listing showed as of `step`, in order.
     pub fn list(&self, prefix: &str, step: u64) -> Vec<ObjectInfo> {
-        let here = self.objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).take_while(|(name, _)| name.as_str().starts_with(prefix));
+        let here = self
+            .objects
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+            .take_while(|(name, _)| name.as_str().starts_with(prefix));
         let mut all: Vec<ObjectInfo> =
             here.filter(|(_, object)| object.came <= step).map(|(name, object)| object.info(name)).collect();
         let then = |(came, left, info): &&(u64, u64, ObjectInfo)| {
