@@ -132,7 +132,7 @@ pub async fn run(context: &Context, arguments: ForgetArguments) -> Result<Outcom
     let report = context.interruptible(forget::run(&repository, &what, &among, arguments.dry_run)).await??;
     context.output.note_if(repository.save_heads().err());
     match context.output.json {
-        true => drop(context.output.object(&report.groups.iter().filter_map(|group| of_group(&report, group, &what)).collect())),
+        true => drop(context.output.object(&summary(&report, &what))),
         false => print(context, &report, &what, arguments.dry_run),
     }
     Ok(outcome(context, &report, &what))
@@ -162,6 +162,8 @@ fn rules(context: &Context, settings: &Settings, arguments: &ForgetArguments) ->
         remove_all,
         now: (now.seconds(), now.subsec_nanos()),
         partial_mercy: i64::try_from(settings.retention.partial_mercy.as_secs()).unwrap_or(i64::MAX),
+        floor: 0,
+        limit_percent: None,
     })
 }
 
@@ -198,6 +200,11 @@ fn shown<'g>(group: &'g Group, what: &'g What) -> impl Iterator<Item = &'g Decis
     group.decisions.iter().filter(move |d| !d.keep || matches!(what, What::ByRules(_)))
 }
 
+/// The report as JSON: one array, a group an item.
+pub fn summary(report: &ForgetReport, what: &What) -> Value {
+    report.groups.iter().filter_map(|group| of_group(report, group, what)).collect()
+}
+
 /// A group in restic's shape, with the reasons of what goes besides.
 fn of_group(report: &ForgetReport, group: &Group, what: &What) -> Option<Value> {
     shown(group, what).next()?;
@@ -215,7 +222,8 @@ fn of_group(report: &ForgetReport, group: &Group, what: &What) -> Option<Value> 
     }))
 }
 
-fn print(context: &Context, report: &ForgetReport, what: &What, dry_run: bool) {
+/// The report for people.
+pub fn print(context: &Context, report: &ForgetReport, what: &What, dry_run: bool) {
     let row = |d: &Decision| {
         let view = &report.views[d.index];
         let s = &view.snapshot;
@@ -250,7 +258,8 @@ fn print(context: &Context, report: &ForgetReport, what: &What, dry_run: bool) {
     }
 }
 
-fn outcome(context: &Context, report: &ForgetReport, what: &What) -> Outcome {
+/// How a forget came out; replicas that did not take part are named.
+pub fn outcome(context: &Context, report: &ForgetReport, what: &What) -> Outcome {
     let mut outcome = Outcome::success();
     let passed = |id: &&crate::format::Hash| matches!(what, What::ByRules(_)) && !report.forgotten.contains(*id);
     for id in report.unreadable.iter().filter(passed) {

@@ -7,29 +7,46 @@ use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
 use crate::cli::output::{count, duration, name, size, table};
 use crate::cli::terminal::Watch;
+use crate::config::amount::Size;
 use crate::progress::Progress;
 use crate::repository::Access;
 use crate::repository::error::Fault;
+use crate::verify::share::Share;
 use crate::verify::{self, Damage, ReplicaVerified, VerifyReport, VerifySettings};
 
 /// Arguments.
 #[derive(Args)]
 pub struct VerifyArguments {
-    /// Read packs back and verify every byte: all of them, or the given share of them
-    #[arg(long, value_name = "PERCENT%", num_args = 0..=1, require_equals = true, default_missing_value = "100%", value_parser = percent)]
-    pub read_data: Option<f64>,
+    /// Read packs back and verify every byte: all of them, or a share: 5%, one slice of seven (3/7), or packs drawn at random up to a size (2 GiB)
+    #[arg(long, value_name = "N%|N/T|SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "100%", value_parser = share)]
+    pub read_data: Option<Share>,
+    /// The same as --read-data
+    #[arg(long, value_name = "N%|N/T|SIZE", value_parser = share, conflicts_with = "read_data", hide = true)]
+    pub read_data_subset: Option<Share>,
+    /// Read each pack at one store only, so that the stores share the work
+    #[arg(long)]
+    pub across: bool,
     /// Only this store
     #[arg(long, value_name = "STORE")]
     pub from: Option<String>,
 }
 
-/// Reads `5%` or `5`; more than 0, at most 100.
-fn percent(text: &str) -> Result<f64, String> {
-    let number: f64 = text.strip_suffix('%').unwrap_or(text).parse().map_err(|e| format!("{e}"))?;
-    match number > 0.0 && number <= 100.0 {
-        true => Ok(number),
-        false => Err("must be more than 0 % and at most 100 %".to_owned()),
-    }
+/// Reads `5%` (or `5`), `3/7`, `2 GiB` (or `2G`).
+fn share(text: &str) -> Result<Share, String> {
+    let share = match text.split_once('/') {
+        Some((nth, of)) => {
+            let number = |text: &str| text.parse::<u32>().map_err(|e| format!("{text:?} is no number of a slice: {e}"));
+            Share::Slice { nth: number(nth)?, of: number(of)?, count: 1 }
+        }
+        None if text.ends_with(|c: char| c.is_ascii_alphabetic()) && text.starts_with(|c: char| c.is_ascii_digit()) => {
+            // Others write sizes like 50M.
+            let binary = text.strip_suffix(['K', 'M', 'G', 'T']).and(Some(format!("{text}iB")));
+            Share::Bytes(binary.as_deref().unwrap_or(text).parse::<Size>().map_err(|e| e.to_string())?.0)
+        }
+        None => Share::Percent(text.strip_suffix('%').unwrap_or(text).parse().map_err(|e| format!("{e}"))?),
+    };
+    share.verify()?;
+    Ok(if share == Share::Percent(100.0) { Share::All } else { share })
 }
 
 /// Verifies.
@@ -40,10 +57,15 @@ pub async fn run(context: &Context, arguments: VerifyArguments) -> Result<Outcom
     {
         return Err(Failure::usage(format!("--from {from}: there is no such store")));
     }
+    let share = arguments.read_data.or(arguments.read_data_subset);
+    if arguments.across && share.is_none() {
+        return Err(Failure::usage("--across shares the work of --read-data: ask for that, too"));
+    }
     let unlock = context.unlock(&settings, false).await?;
     // What is found damaged is written down in the log, so that no backup relies on it.
     let repository = context.open(&settings, &unlock, Access::Write).await?;
-    let how = VerifySettings { read_data_percent: arguments.read_data, only: arguments.from, memory: settings.memory };
+    let (across, only) = (arguments.across, arguments.from);
+    let how = VerifySettings { read_data: share, across, only, memory: settings.memory };
     let progress = Progress::default();
     let result = {
         let _watch = Watch::start(&context.env, &context.output, &progress, "verifying");
@@ -59,6 +81,9 @@ pub async fn run(context: &Context, arguments: VerifyArguments) -> Result<Outcom
                 for (path, snapshot) in &damage.affects {
                     output.line(format_args!("  needed by {} in snapshot {snapshot}", name(path.as_bytes())));
                 }
+                if damage.more > 0 {
+                    output.line(format_args!("  and {} more", damage.more));
+                }
                 true
             }
         };
@@ -67,9 +92,12 @@ pub async fn run(context: &Context, arguments: VerifyArguments) -> Result<Outcom
     if output.json {
         output.object(&json!({
             "message_type": "summary", "num_errors": report.damage_count, "seconds_elapsed": report.duration.as_secs(),
+            "share": share.map(|share| share.to_string()), "across": across,
             "replicas": report.replicas.iter().map(|r| json!({
                 "name": r.name, "unreachable": r.unreachable, "snapshots": r.snapshots, "packs": r.packs,
-                "packs_read": r.packs_read, "bytes_read": r.bytes_read, "distrusted": r.distrusted, "foreign": r.foreign,
+                "packs_read": r.packs_read, "bytes_read": r.bytes_read, "distrusted": r.distrusted, "lifted": r.lifted,
+                "foreign": r.foreign, "notes": r.notes,
+                "affected": r.affected.iter().map(|(id, paths)| json!({"snapshot": id, "paths": paths})).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
         }));
     } else {
@@ -82,6 +110,16 @@ pub async fn run(context: &Context, arguments: VerifyArguments) -> Result<Outcom
         table(&rows, &[1, 2, 3, 4, 5, 6]).iter().for_each(|line| {
             output.line(line);
         });
+        for replica in &report.replicas {
+            for (id, paths) in &replica.affected {
+                let (paths, at) = (count(*paths, "path"), name(replica.name.as_bytes()));
+                output.line(format_args!("snapshot {id} is not whole at {at}: {paths} need what is damaged there"));
+            }
+        }
+        if let Some(share) = share {
+            let where_read = if across { ", each pack at one store" } else { " at each store" };
+            output.line(format_args!("read back: {share} of the packs{where_read}"));
+        }
         let found = if report.damage_count == 0 { "no damage".to_owned() } else { count(report.damage_count, "damaged object") };
         output.line(format_args!("{found} found in {}", duration(report.duration)));
     }
@@ -117,18 +155,27 @@ fn object(damage: &Damage) -> serde_json::Value {
     json!({
         "message_type": "damage", "replica": damage.replica, "object": damage.object, "message": damage.what,
         "affects": damage.affects.iter().map(|(path, id)| json!({"path": path, "snapshot": id})).collect::<Vec<_>>(),
+        "affects_more": damage.more,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::verify::percent;
+    use crate::cli::verify::share;
+    use crate::verify::share::Share;
 
     #[test]
     fn shares() {
-        assert_eq!((percent("5%"), percent("0.5"), percent("100%")), (Ok(5.0), Ok(0.5), Ok(100.0)));
-        for text in ["", "0", "-1", "101%", "NaN", "inf", "5 %", "%"] {
-            assert!(percent(text).is_err(), "{text:?}");
+        assert_eq!((share("5%"), share("0.5")), (Ok(Share::Percent(5.0)), Ok(Share::Percent(0.5))));
+        assert_eq!((share("100%"), share("100")), (Ok(Share::All), Ok(Share::All)));
+        assert_eq!(share("3/7"), Ok(Share::Slice { nth: 3, of: 7, count: 1 }));
+        assert_eq!((share("2 GiB"), share("2G")), (Ok(Share::Bytes(2 << 30)), Ok(Share::Bytes(2 << 30))));
+        assert_eq!((share("50MB"), share("7B")), (Ok(Share::Bytes(50_000_000)), Ok(Share::Bytes(7))));
+        for text in [
+            "", "0", "-1", "101%", "NaN", "inf", "5 %", "%", "0/7", "8/7", "1/0", "/", "1/", "1/2/3", "-1/7", "0B", "5X", "G",
+            "1e3G",
+        ] {
+            assert!(share(text).is_err(), "{text:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sizes and durations as people write them: a whole number and a unit, nothing looser.
+//! Sizes, durations and shares as people write them: a whole number and a unit, nothing looser.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +14,10 @@ pub struct Size(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
+/// A share of a whole, written like `50%`: 1 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(pub u8);
+
 /// A text that is no amount.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AmountError {
@@ -23,6 +27,9 @@ pub enum AmountError {
     /// The unit is missing or unknown.
     #[error("{0:?} needs one of the units {1}")]
     Unit(String, &'static str),
+    /// It is no share of anything.
+    #[error("{0:?} must be 1% to 100%")]
+    Share(String),
     /// It does not fit.
     #[error("{0:?} is too large")]
     TooLarge(String),
@@ -30,6 +37,7 @@ pub enum AmountError {
 
 const SIZE_EXAMPLE: &str = "128 MiB";
 const SIZE_UNITS: &str = "B, KiB, MiB, GiB, TiB, kB, MB, GB, TB";
+const PERCENT_EXAMPLE: &str = "50%";
 const SPAN_EXAMPLE: &str = "60s";
 const SPAN_UNITS: &str = "ms, s, m, h, d";
 
@@ -81,6 +89,18 @@ impl FromStr for Span {
     }
 }
 
+impl FromStr for Percent {
+    type Err = AmountError;
+    fn from_str(text: &str) -> Result<Percent, AmountError> {
+        let (number, unit) = split(text, PERCENT_EXAMPLE)?;
+        match (number, unit) {
+            (1..=100, "%") => Ok(Percent(number as u8)),
+            (_, "%") => Err(AmountError::Share(text.to_owned())),
+            _ => Err(AmountError::Unit(text.to_owned(), "%")),
+        }
+    }
+}
+
 struct AmountVisitor<T>(std::marker::PhantomData<T>, &'static str);
 
 impl<T: FromStr<Err = AmountError>> Visitor<'_> for AmountVisitor<T> {
@@ -99,6 +119,12 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
+        deserializer.deserialize_str(AmountVisitor(std::marker::PhantomData, PERCENT_EXAMPLE))
+    }
+}
+
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
         deserializer.deserialize_str(AmountVisitor(std::marker::PhantomData, SPAN_EXAMPLE))
@@ -109,7 +135,7 @@ impl<'de> Deserialize<'de> for Span {
 mod tests {
     use std::time::Duration;
 
-    use crate::config::amount::{AmountError, Size, Span};
+    use crate::config::amount::{AmountError, Percent, Size, Span};
 
     #[test]
     fn sizes() {
@@ -122,6 +148,14 @@ mod tests {
         }
         assert!(matches!("18446744073709551616 B".parse::<Size>(), Err(AmountError::TooLarge(_))));
         assert!(matches!("16777216 TiB".parse::<Size>(), Err(AmountError::TooLarge(_))));
+    }
+
+    #[test]
+    fn shares() {
+        assert_eq!(("1%".parse(), "50 %".parse(), "100%".parse()), (Ok(Percent(1)), Ok(Percent(50)), Ok(Percent(100))));
+        for text in ["", "0%", "101%", "50", "5.5%", "-1%", "%", "18446744073709551616%"] {
+            assert!(text.parse::<Percent>().is_err(), "{text:?}");
+        }
     }
 
     #[test]

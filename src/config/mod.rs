@@ -125,6 +125,8 @@ pub struct Settings {
     pub backup: BackupSettings,
     /// Which snapshots `forget` keeps when it is not told.
     pub retention: RetentionSettings,
+    /// How careful `lifecycle` is.
+    pub lifecycle: LifecycleSettings,
     /// The jobs; each is `backup` with its own words on top, its name as the label.
     pub jobs: Vec<BackupSettings>,
 }
@@ -144,6 +146,23 @@ impl Default for RetentionSettings {
     fn default() -> RetentionSettings {
         let partial_mercy = Duration::from_secs(14 * 86_400);
         RetentionSettings { policy: Policy::default(), group_by: GroupBy::default(), partial_mercy }
+    }
+}
+
+/// How careful `lifecycle` is.
+#[derive(Clone, Debug)]
+pub struct LifecycleSettings {
+    /// Younger snapshots are never forgotten.
+    pub forget_floor: Duration,
+    /// Percent of the snapshots that may go in one run, 1 to 100.
+    pub forget_limit: u8,
+    /// In how many days every pack is read once; 0: none is.
+    pub verify_days: u32,
+}
+
+impl Default for LifecycleSettings {
+    fn default() -> LifecycleSettings {
+        LifecycleSettings { forget_floor: Duration::from_secs(86_400), forget_limit: 50, verify_days: 30 }
     }
 }
 

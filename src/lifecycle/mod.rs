@@ -2,7 +2,8 @@
 //!
 //! What is here: heal (`heal`: which snapshots a replica lacks and what they need, `closure`: the walk that finds it,
 //! `heal_plan`: what to move and how, pure, `transfer`: moving it, `heal_commit`: the snapshot into the log); which
-//! snapshots stay (`retention`, pure), those that do not (`forget`) and those that come back (`undelete`). What comes in:
+//! snapshots stay (`retention`, pure), those that do not (`forget`) and those that come back (`undelete`); which packs are
+//! read on which day (`rotation`, pure). What comes in:
 //! an opened repository. What goes out: packs, index segments, snapshots and forgets at the replicas that lacked them, and
 //! a report. What never happens here: an overwrite, a deletion, a snapshot in a log whose every chunk is not published in
 //! that log.
@@ -13,5 +14,6 @@ pub mod heal;
 pub mod heal_commit;
 pub mod heal_plan;
 pub mod retention;
+pub mod rotation;
 pub mod transfer;
 pub mod undelete;

@@ -18,6 +18,7 @@ use crate::seal::Kind;
 use crate::store::error::StoreErrorKind;
 use crate::verify::examine::{Examination, Halt, sort};
 use crate::verify::presence::pack_name;
+use crate::verify::share::Share;
 
 /// What opening one frame may take beside the pack, in bytes.
 const FRAME_ROOM: u64 = 16 << 20;
@@ -35,19 +36,32 @@ pub struct Read {
     pub healed: Vec<Hash>,
 }
 
-/// Draws the packs to read: `percent` of those the log relies on, at least one, and all that are distrusted.
-pub fn draw(what: &Examination<'_>, percent: f64) -> BTreeSet<Hash> {
+/// How the packs to read are drawn.
+pub struct Drawing {
+    /// How many.
+    pub share: Share,
+    /// What chance comes from.
+    pub seed: [u8; 32],
+    /// The replicas that share the work, so that each pack is read at one of them only; none: each reads by itself.
+    pub across: Mask,
+}
+
+/// Draws the packs to read: a share of those the log relies on, and all that are distrusted.
+pub fn draw(what: &Examination<'_>, drawing: &Drawing) -> BTreeSet<Hash> {
+    let me = Mask::one(what.replica.index);
+    let among = drawing.across.or(me);
     let chunks = what.index.read().expect("no panic while the index is locked");
-    let mut packs: Vec<Hash> = chunks.packs().iter().filter(|p| p.published.has(what.replica.index)).map(|p| p.hash).collect();
+    let held = chunks.packs().iter().filter(|pack| !pack.published.and(among).is_empty());
+    let chosen = drawing.share.choose(held.map(|pack| (pack.hash, pack.size)).collect(), &drawing.seed);
+    let mine = |hash: &Hash| {
+        let at = chunks.pack_number(hash).map_or(Mask::default(), |number| chunks.pack(number).published).and(among);
+        // Whose turn it is differs from run to run: in time every copy is read.
+        let [a, b, c, d, ..] = *blake3::keyed_hash(&drawing.seed, &[&hash[..], b"turn"].concat()).as_bytes();
+        let turn = u32::from_le_bytes([a, b, c, d]) as usize % at.count().max(1);
+        at.indices().nth(turn) == Some(what.replica.index)
+    };
+    let mut packs: BTreeSet<Hash> = chosen.into_iter().filter(mine).collect();
     drop(chunks);
-    let wanted = (packs.len() as f64 * percent / 100.0).ceil().max(1.0) as usize;
-    if wanted < packs.len() {
-        // Nobody who does not know the seed can tell which packs will be looked at.
-        let seed: [u8; 32] = what.repository.env.random();
-        packs.sort_by_cached_key(|hash| *blake3::keyed_hash(&seed, hash).as_bytes());
-        packs.truncate(wanted);
-    }
-    let mut packs: BTreeSet<Hash> = packs.into_iter().collect();
     packs.extend(&what.facts.distrusted);
     packs.retain(|pack| !what.findings.is_bad(what.replica.index, pack));
     packs

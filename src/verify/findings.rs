@@ -17,8 +17,17 @@ const NOTES_MAX: usize = 100;
 #[derive(Default)]
 pub struct Findings(Mutex<Inner>);
 
-/// What is wrong, and what it affects: recorded path and snapshot.
-type Told = (String, Vec<(String, String)>);
+/// What is wrong with an object, and what that affects.
+#[derive(Default)]
+struct Told {
+    what: String,
+    /// Recorded path and snapshot.
+    paths: Vec<(String, String)>,
+    /// How many more than those.
+    more: u64,
+    /// The last one that was met: what one file needs of an object is met in one go.
+    last: (String, String),
+}
 
 #[derive(Default)]
 struct Inner {
@@ -27,6 +36,8 @@ struct Inner {
     beyond: BTreeSet<(usize, u64)>,
     notes: BTreeMap<usize, Vec<String>>,
     bad: BTreeMap<usize, BTreeMap<Hash, String>>,
+    /// By replica and snapshot: how many paths are affected, and the last one of them.
+    affected: BTreeMap<(usize, String), (u64, String)>,
 }
 
 impl Inner {
@@ -36,7 +47,7 @@ impl Inner {
             return;
         }
         if self.told.len() < DAMAGES_MAX {
-            self.told.insert(key, (what(), Vec::new()));
+            self.told.insert(key, Told { what: what(), ..Told::default() });
             return;
         }
         let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(object.as_bytes()).as_bytes();
@@ -118,20 +129,41 @@ impl Findings {
         self.lock().notes.remove(&replica).unwrap_or_default()
     }
 
+    /// The snapshots that are affected at a replica, taken out: short id, and how many paths in it.
+    pub fn take_affected(&self, replica: usize) -> BTreeMap<String, u64> {
+        let mut inner = self.lock();
+        let mine = inner.affected.extract_if(.., |(at, _), _| *at == replica);
+        mine.map(|((_, snapshot), (paths, _))| (snapshot, paths)).collect()
+    }
+
     /// Everything found, and how much that is.
     pub fn into_damages(self, name: impl Fn(usize) -> String) -> (Vec<Damage>, u64) {
         let inner = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let count = (inner.told.len() + inner.beyond.len()) as u64;
-        let damage = |((replica, object), (what, affects))| Damage { replica: name(replica), object, what, affects };
+        let damage = |((replica, object), told): ((usize, String), Told)| {
+            let Told { what, paths: affects, more, .. } = told;
+            Damage { replica: name(replica), object, what, affects, more }
+        };
         (inner.told.into_iter().map(damage).collect(), count)
     }
 }
 
 fn affect(inner: &mut Inner, replica: usize, object: String, path: &str, snapshot: &str) {
-    if let Some((_, paths)) = inner.told.get_mut(&(replica, object))
-        && paths.len() < PATHS_MAX
-        && !paths.iter().any(|(p, s)| p == path && s == snapshot)
-    {
-        paths.push((path.to_owned(), snapshot.to_owned()));
+    let (count, last) = inner.affected.entry((replica, snapshot.to_owned())).or_default();
+    if *count == 0 || last != path {
+        *count += 1;
+        path.clone_into(last);
+    }
+    let Some(told) = inner.told.get_mut(&(replica, object)) else { return };
+    if told.last.0 == path && told.last.1 == snapshot {
+        return;
+    }
+    told.last = (path.to_owned(), snapshot.to_owned());
+    if told.paths.iter().any(|(p, s)| p == path && s == snapshot) {
+        return;
+    }
+    match told.paths.len() < PATHS_MAX {
+        true => told.paths.push((path.to_owned(), snapshot.to_owned())),
+        false => told.more += 1,
     }
 }

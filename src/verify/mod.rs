@@ -1,8 +1,8 @@
 //! Is it all there, is it all right.
 //!
 //! What is here: one replica held against its own log (`examine`, `log`, `presence`), its segments and packs read back
-//! (`content`), the snapshots walked down to every chunk (`structure`), and what that finds (`findings`). What comes in: an
-//! opened repository. What goes out: a report; distrust, and trust given back, in the logs. What never happens here: a
+//! (`content`; how many of them: `share`), the snapshots walked down to every chunk (`structure`), and what that finds
+//! (`findings`). What comes in: an opened repository. What goes out: a report; distrust, and trust given back, in the logs. What never happens here: a
 //! repair, a deletion, a word about one replica that was learned from another.
 
 pub mod content;
@@ -10,9 +10,10 @@ pub mod examine;
 pub mod findings;
 pub mod log;
 pub mod presence;
+pub mod share;
 pub mod structure;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, RwLock};
 
 use futures::future::join_all;
@@ -25,8 +26,10 @@ use crate::repository::Repository;
 use crate::repository::chunk_index::ChunkIndex;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::state::NOTE_VERIFY;
+use crate::verify::content::Drawing;
 use crate::verify::examine::{Examination, Facts, Halt};
 use crate::verify::findings::Findings;
+use crate::verify::share::Share;
 use crate::verify::structure::Walk;
 
 /// Bytes in flight unless set.
@@ -37,8 +40,10 @@ const PACKS_PER_RECORD: usize = 50_000;
 /// What a verify is to do.
 #[derive(Clone, Debug, Default)]
 pub struct VerifySettings {
-    /// Share of packs to read back in full, in percent; none: presence only.
-    pub read_data_percent: Option<f64>,
+    /// Share of packs to read back in full; none: presence only.
+    pub read_data: Option<Share>,
+    /// Read each of those packs at one replica only, so that the replicas share the work; else each replica reads its share.
+    pub across: bool,
     /// Only this replica.
     pub only: Option<String>,
     /// Bytes in flight.
@@ -56,6 +61,8 @@ pub struct Damage {
     pub what: String,
     /// Recorded paths of files that need it, with the snapshot's short id (bounded).
     pub affects: Vec<(String, String)>,
+    /// How many more there are than are named.
+    pub more: u64,
 }
 
 /// How one replica came out.
@@ -81,6 +88,8 @@ pub struct ReplicaVerified {
     pub foreign: u64,
     /// Packs that were distrusted and are relied on again.
     pub lifted: u64,
+    /// Snapshots in which something could not be had from this replica alone: short id, and how many paths that is.
+    pub affected: BTreeMap<String, u64>,
     /// Things worth saying that are no damage.
     pub notes: Vec<String>,
 }
@@ -120,8 +129,8 @@ pub async fn run(
     stop: &Stop,
 ) -> Result<VerifyReport, VerifyError> {
     let began = repository.env.elapsed();
-    if settings.read_data_percent.is_some_and(|percent| !(percent > 0.0 && percent <= 100.0)) {
-        return Err(VerifyError::Settings("the share of data to read must be more than 0 % and at most 100 %".into()));
+    if let Some(share) = &settings.read_data {
+        share.verify().map_err(VerifyError::Settings)?;
     }
     let set = &repository.set;
     let wanted = |name: &str| settings.only.as_deref().is_none_or(|only| only == name);
@@ -135,8 +144,24 @@ pub async fn run(
     let kib = |bytes: u64| u32::try_from(bytes >> 10).unwrap_or(u32::MAX >> 4).clamp(1, u32::MAX >> 4);
     let memory_kib = kib(if settings.memory == 0 { MEMORY } else { settings.memory });
     let memory = Semaphore::new(memory_kib as usize);
-    let ground = Ground { repository, settings, index: &index, findings: &findings, progress, stop, memory: &memory, memory_kib };
     let chosen: Vec<&Replica> = set.replicas.iter().filter(|r| wanted(&r.name)).collect();
+    let across = match settings.across {
+        true => Mask(chosen.iter().fold(0, |m, r| m | 1 << r.index)).and(repository.readable()),
+        false => Mask::default(),
+    };
+    let seed = repository.env.random();
+    let ground = Ground {
+        repository,
+        settings,
+        index: &index,
+        findings: &findings,
+        progress,
+        stop,
+        memory: &memory,
+        memory_kib,
+        across,
+        seed,
+    };
     let mut examined: Vec<Examined> = Vec::new();
     for one in join_all(chosen.iter().map(|replica| ground.replica(replica))).await {
         examined.push(one?);
@@ -178,6 +203,10 @@ struct Ground<'r> {
     stop: &'r Stop,
     memory: &'r Semaphore,
     memory_kib: u32,
+    /// The replicas that share the packs to read; none: each reads by itself.
+    across: Mask,
+    /// What those draw by.
+    seed: [u8; 32],
 }
 
 /// One replica, examined.
@@ -249,8 +278,12 @@ impl Ground<'_> {
         let runs = presence::verify_checkpoints(what, &listed).await?;
         presence::verify_lists(what, &listed, runs).await?;
         presence::verify_snapshots(what).await?;
-        let wanted = match self.settings.read_data_percent {
-            Some(percent) => content::draw(what, percent),
+        let wanted = match self.settings.read_data {
+            Some(share) => {
+                // Who reads alone draws alone: of a pack that lies at several replicas another copy may be looked at.
+                let seed = if self.across.is_empty() { self.repository.env.random() } else { self.seed };
+                content::draw(what, &Drawing { share, seed, across: self.across })
+            }
             None => BTreeSet::new(),
         };
         {
@@ -339,6 +372,7 @@ async fn record(ground: &Ground<'_>, one: &mut Examined) {
             let text = serde_json::json!({
                 "snapshots": one.report.snapshots,
                 "packs": one.report.packs,
+                "share": ground.settings.read_data.map(|share| share.to_string()),
                 "packs_read": one.report.packs_read,
                 "bytes_read": one.report.bytes_read,
                 "damages": findings.count(me),
@@ -350,5 +384,6 @@ async fn record(ground: &Ground<'_>, one: &mut Examined) {
             }
         }
     }
+    one.report.affected = findings.take_affected(me);
     one.report.notes = findings.take_notes(me);
 }

@@ -1,4 +1,6 @@
-//! Every live snapshot walked once: each chunk that it needs must have a place to rely on at every replica that holds it.
+//! Every live snapshot walked: each chunk that it needs must have a place to rely on at every replica that holds it.
+//!
+//! What two snapshots share is walked once, unless something is wrong below it: then each of them says so for itself.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
@@ -24,6 +26,8 @@ use crate::verify::presence::pack_name;
 
 /// Nodes that are read ahead.
 const READ_AHEAD: usize = 8;
+/// How often something wrong is met before what is shared is told of one snapshot only: the walk ends, however much is lost.
+const AGAIN_MAX: u64 = 1 << 20;
 
 /// Walks snapshots; nodes seen under one are not read again under the next.
 pub struct Walk<'r> {
@@ -33,6 +37,12 @@ pub struct Walk<'r> {
     stop: &'r Stop,
     /// Half an id, and the replicas for which everything below that node was looked up. About 40 bytes per node.
     seen: LargeIdMap<[u8; 16], Mask>,
+    /// The nodes that lead to where the walk is: level, and half an id.
+    above: Vec<(u32, [u8; 16])>,
+    /// Nodes that can be had nowhere, and why: not asked for again.
+    lost: BTreeMap<[u8; 16], String>,
+    /// How often something wrong was met.
+    met: u64,
 }
 
 /// Where the walk is, for the story.
@@ -59,12 +69,14 @@ impl Place<'_> {
 impl<'r> Walk<'r> {
     /// Nothing seen yet. `index` already knows which packs are not to be relied on where.
     pub fn new(repository: &'r Repository, index: Arc<RwLock<ChunkIndex>>, findings: &'r Findings, stop: &'r Stop) -> Walk<'r> {
-        Walk { repository, index, findings, stop, seen: LargeIdMap::default() }
+        let (seen, above, lost) = (LargeIdMap::default(), Vec::new(), BTreeMap::new());
+        Walk { repository, index, findings, stop, seen, above, lost, met: 0 }
     }
 
     /// Walks one snapshot for the replicas `at`.
     pub async fn snapshot(&mut self, view: &SnapshotView, at: Mask) -> Result<(), VerifyError> {
         let id = hex::encode(view.id);
+        self.above.clear();
         for root in &view.snapshot.roots {
             let place = Place { snapshot: &id[..8], root: &root.path, at };
             if let Some(catalog) = &root.catalog {
@@ -76,6 +88,34 @@ impl<'r> Walk<'r> {
 
     /// Walks a tree; of a catalog also every content list below it. `key` is the entry whose content list it is.
     async fn tree(&mut self, kind: TreeKind, root: &Child, place: &Place<'_>, key: &[u8]) -> Result<(), VerifyError> {
+        let base = self.above.len();
+        let walked = self.nodes(kind, root, place, key, base).await;
+        self.above.truncate(base);
+        walked
+    }
+
+    /// Something is wrong below the nodes that lead here: another snapshot that names them must find that out, too.
+    fn again(&mut self, at: Mask) {
+        self.met += 1;
+        if self.met > AGAIN_MAX {
+            return;
+        }
+        for (_, node) in &self.above {
+            if let Some(seen) = self.seen.get_mut(node) {
+                *seen = seen.without(at);
+            }
+        }
+    }
+
+    /// Walks the nodes of a tree; those above it are `base`.
+    async fn nodes(
+        &mut self,
+        kind: TreeKind,
+        root: &Child,
+        place: &Place<'_>,
+        key: &[u8],
+        base: usize,
+    ) -> Result<(), VerifyError> {
         let mut ahead: BTreeMap<ChunkId, Bytes> = BTreeMap::new();
         // The entry before, if it is no directory: in key order, what lies beneath it would come next.
         let mut leaf: Option<Bytes> = None;
@@ -108,9 +148,15 @@ impl<'r> Walk<'r> {
                 }
                 Ok(Step::Want(child)) => {
                     let Some(id) = child.chunk_id() else { return Ok(()) };
+                    while self.above.len() > base && self.above.last().is_some_and(|(level, _)| *level <= child.level) {
+                        self.above.pop();
+                    }
                     self.cover(vec![(id, u64::from(child.length))], place, key);
                     let read =
                         if self.is_seen(&id, place.at) { None } else { self.node(&id, &descent, &mut ahead, place, key).await };
+                    if read.is_some() {
+                        self.above.push((child.level, half(&id)));
+                    }
                     let fed = match read {
                         Some(plain) => descent.feed(plain),
                         None => descent.skip_wanted(),
@@ -137,8 +183,12 @@ impl<'r> Walk<'r> {
         place: &Place<'_>,
         key: &[u8],
     ) -> Option<Bytes> {
+        if let Some(why) = self.lost.get(&half(id)).cloned() {
+            self.unreadable(id, why, place, key);
+            return None;
+        }
         let plain = match ahead.remove(id) {
-            Some(plain) => Some(plain),
+            Some(plain) => plain,
             None => {
                 ahead.clear();
                 let mut ids: Vec<ChunkId> = descent.peek_wanted(READ_AHEAD).iter().filter_map(Child::chunk_id).collect();
@@ -151,17 +201,18 @@ impl<'r> Walk<'r> {
                 );
                 ahead.extend(more.into_iter().filter_map(|(id, read)| Some((id, read.ok()?))));
                 match plain {
-                    Ok(plain) => Some(plain),
+                    Ok(plain) => plain,
                     Err(e) => {
+                        self.lost.insert(half(id), e.to_string());
                         self.unreadable(id, e.to_string(), place, key);
-                        None
+                        return None;
                     }
                 }
             }
         };
         let seen = self.seen.entry(half(id)).or_default();
         *seen = seen.or(place.at);
-        plain
+        Some(plain)
     }
 
     /// Looks into an entry; whether it may have others beneath it.
@@ -188,8 +239,9 @@ impl<'r> Walk<'r> {
     }
 
     /// Looks chunks up: each must be usable at every replica that the walk is for, and be as long as it is said to be.
-    fn cover(&self, wanted: Vec<(ChunkId, u64)>, place: &Place<'_>, key: &[u8]) {
-        let chunks = self.index.read().expect("no panic while the index is locked");
+    fn cover(&mut self, wanted: Vec<(ChunkId, u64)>, place: &Place<'_>, key: &[u8]) {
+        let index = self.index.clone();
+        let chunks = index.read().expect("no panic while the index is locked");
         let ids: Vec<ChunkId> = wanted.iter().map(|(id, _)| *id).collect();
         for ((id, length), usable) in wanted.iter().zip(chunks.usable(&ids)) {
             let places = chunks.places(id);
@@ -197,7 +249,8 @@ impl<'r> Walk<'r> {
                 self.broken(place, key, format!("chunk {id} is said to have {length} bytes and has another length"));
                 continue;
             }
-            for replica in place.at.without(usable).indices() {
+            let without = place.at.without(usable);
+            for replica in without.indices() {
                 let path = place.path(key);
                 let mut packs = places.iter().map(|p| chunks.pack(p.pack)).filter(|p| p.published.has(replica));
                 match packs.next() {
@@ -211,23 +264,28 @@ impl<'r> Walk<'r> {
                     }
                 }
             }
+            if !without.is_empty() {
+                self.again(without);
+            }
         }
     }
 
     /// What the snapshot says is not what the format allows: wrong wherever the snapshot is.
-    fn broken(&self, place: &Place<'_>, key: &[u8], why: String) {
+    fn broken(&mut self, place: &Place<'_>, key: &[u8], why: String) {
         for replica in place.at.indices() {
             let object = format!("snapshot {}", place.snapshot);
             self.findings.affects(replica, &object, || why.clone(), &place.path(key), place.snapshot);
         }
+        self.again(place.at);
     }
 
     /// A node that no replica gives. Where its pack is known to be bad that is told already; else it is told here.
-    fn unreadable(&self, id: &ChunkId, why: String, place: &Place<'_>, key: &[u8]) {
+    fn unreadable(&mut self, id: &ChunkId, why: String, place: &Place<'_>, key: &[u8]) {
         let usable = self.index.read().expect("no panic while the index is locked").usable(&[*id])[0];
         for replica in place.at.and(usable).indices() {
             self.findings.affects(replica, &format!("chunk {id}"), || why.clone(), &place.path(key), place.snapshot);
         }
+        self.again(place.at);
     }
 }
 

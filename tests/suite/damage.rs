@@ -19,6 +19,7 @@ use holdfast::restore::{RestoreError, RestoreSettings};
 use holdfast::seal::key::{KdfParams, Secret};
 use holdfast::store::Store;
 use holdfast::store::name::ObjectName;
+use holdfast::verify::share::Share;
 use holdfast::verify::{VerifyError, VerifyReport, VerifySettings};
 
 use crate::support::stage::{Stage, backing_up, files_below, grow, opening, run, tree, unlock};
@@ -276,7 +277,7 @@ async fn verify(stage: &Stage, percent: Option<f64>) -> (u8, Option<VerifyReport
         Ok(repository) => repository,
         Err(e) => return (failed(&e), None),
     };
-    let settings = VerifySettings { read_data_percent: percent, ..VerifySettings::default() };
+    let settings = VerifySettings { read_data: percent.map(Share::Percent), ..VerifySettings::default() };
     match holdfast::verify::run(&repository, &settings, &Progress::default(), &Stop::default()).await {
         Ok(report) => (verify_command::outcome(&report).code(), Some(report)),
         Err(VerifyError::Repository(e)) => (failed(&e), None),

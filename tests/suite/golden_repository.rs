@@ -30,6 +30,7 @@ use holdfast::store::Store;
 use holdfast::store::directory::DirectoryStore;
 use holdfast::store::meter::Meter;
 use holdfast::verify::VerifySettings;
+use holdfast::verify::share::Share;
 
 use crate::support::source_tree::{noise, set_mtime};
 use crate::support::stage::WALL;
@@ -273,7 +274,7 @@ async fn a_copy_opens_with_both_keys_verifies_and_restores() {
     // A verify says in the log that it was carried out: the copy is written to, and can be.
     let [passphrase, _] = secrets();
     let repository = open(&env, at.path(), &passphrase, Access::Write).await;
-    let settings = VerifySettings { read_data_percent: Some(100.0), ..VerifySettings::default() };
+    let settings = VerifySettings { read_data: Some(Share::All), ..VerifySettings::default() };
     let report =
         holdfast::verify::run(&repository, &settings, &Progress::default(), &Stop::default()).await.expect("carried out");
     assert_eq!(verify_command::outcome(&report).code(), 0, "{report:?}");

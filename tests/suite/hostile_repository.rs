@@ -24,6 +24,7 @@ use holdfast::seal::key::{KdfParams, Secret};
 use holdfast::seal::{Kind, seal_structure};
 use holdfast::store::Store;
 use holdfast::verify::VerifySettings;
+use holdfast::verify::share::Share;
 
 use prost::Message;
 
@@ -33,7 +34,7 @@ use crate::support::stage::{Stage, files_below, opening, tree, unlock};
 const ALL: Mask = Mask(0b111);
 
 async fn verified(repository: &Repository) -> (u8, holdfast::verify::VerifyReport) {
-    let settings = VerifySettings { read_data_percent: Some(100.0), ..VerifySettings::default() };
+    let settings = VerifySettings { read_data: Some(Share::All), ..VerifySettings::default() };
     let report = holdfast::verify::run(repository, &settings, &Progress::default(), &Stop::default()).await.expect("carried out");
     (verify_command::outcome(&report).code(), report)
 }

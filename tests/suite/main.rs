@@ -47,3 +47,4 @@ mod store_wrappers;
 mod support;
 mod three_clouds;
 mod verify_repository;
+mod verify_shares;

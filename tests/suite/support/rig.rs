@@ -32,6 +32,7 @@ use holdfast::seal::key::Secret;
 use holdfast::store::memory::MemoryStore;
 use holdfast::store::meter::Meter;
 use holdfast::store::{OpenStore, Store};
+use holdfast::verify::share::Share;
 use holdfast::verify::{self, VerifySettings};
 use prost::Message;
 
@@ -242,7 +243,7 @@ pub async fn read_all<T: Borrow<str> + Ord>(
 
 /// Has the repository verified, everything read. Writes to no log when all is well but the note that says so.
 pub async fn verify_all(repository: &Repository) -> Result<(), String> {
-    let settings = VerifySettings { read_data_percent: Some(100.0), memory: 32 << 20, ..VerifySettings::default() };
+    let settings = VerifySettings { read_data: Some(Share::All), memory: 32 << 20, ..VerifySettings::default() };
     let report = verify::run(repository, &settings, &Progress::default(), &Stop::default()).await.map_err(|e| e.to_string())?;
     let well = report.damage_count == 0 && report.replicas.iter().all(|r| r.unreachable.is_none() && r.distrusted == 0);
     if well { Ok(()) } else { Err(format!("{report:?}")) }
