@@ -23,6 +23,7 @@ use holdfast::repository::error::{Fault, RepositoryError};
 use holdfast::repository::open::OpenSettings;
 use holdfast::repository::snapshots::SnapshotView;
 use holdfast::repository::{Access, Repository};
+use holdfast::verify::share::Share;
 use holdfast::verify::{self, VerifySettings};
 
 use crate::simulation::dice::Dice;
@@ -313,7 +314,15 @@ impl Run {
         let mut policy = Policy::default();
         policy.counts[0] = Count::Number(last);
         let now = (repository.env.now().seconds(), 0);
-        let rules = Rules { policy, group_by: GroupBy::default(), remove_all: false, now, partial_mercy: 0 };
+        let rules = Rules {
+            policy,
+            group_by: GroupBy::default(),
+            remove_all: false,
+            now,
+            partial_mercy: 0,
+            floor: 0,
+            limit_percent: None,
+        };
         self.forget(repository, &What::ByRules(rules)).await
     }
 
@@ -349,8 +358,7 @@ impl Run {
     }
 
     async fn verify(&self, repository: &Repository, all: bool) -> Result<String, String> {
-        let read_data_percent = all.then_some(100.0);
-        let settings = VerifySettings { read_data_percent, memory: 8 << 20, ..VerifySettings::default() };
+        let settings = VerifySettings { read_data: all.then_some(Share::All), memory: 8 << 20, ..VerifySettings::default() };
         let report = verify::run(repository, &settings, &Progress::default(), &Stop::default()).await;
         let report = report.map_err(|e| format!("failed: {e}"))?;
         Ok(format!("verified: {} damages: {:?}", report.damage_count, report.damages))

@@ -96,8 +96,7 @@ impl Gate {
 
     fn noted(&self, name: &ObjectName) {
         if let Some(slot) = name.as_str().strip_prefix("log/").and_then(|rest| rest.rsplit('/').next()?.parse::<u64>().ok()) {
-            let read = &mut lock(&self.world).turns[self.client].read[self.at];
-            *read = slot.max(*read);
+            lock(&self.world).turns[self.client].read[self.at].insert(slot);
         }
     }
 }

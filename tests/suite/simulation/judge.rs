@@ -28,6 +28,8 @@ pub struct LogView {
     /// Snapshots that are none any more, and the slot that said so.
     pub forgotten: BTreeMap<Hash, u64>,
     condemned: BTreeSet<ObjectName>,
+    /// Packs that were found damaged, or seemed so.
+    distrusted: BTreeSet<Hash>,
 }
 
 /// A snapshot that a client was told is safe.
@@ -100,28 +102,20 @@ impl Judge {
         for (at, shelf) in shelves.iter().enumerate() {
             for slot in 1.. {
                 let Ok(bytes) = shelf.get(&layout::slot(1, slot), None) else { break };
-                self.slot(shelves, at, slot, &bytes, Doing::Other, None);
+                self.slot(shelves, at, slot, &bytes, Doing::Other, &[]);
             }
         }
     }
 
-    /// An object was created. `knows`: the last slot of each log that its sender had read.
-    pub fn created(
-        &mut self,
-        shelves: &[Shelf],
-        at: usize,
-        name: &ObjectName,
-        bytes: &Bytes,
-        doing: Doing,
-        knows: Option<&[u64]>,
-    ) {
+    /// An object was created. `knows`: how far its sender surely knew each log.
+    pub fn created(&mut self, shelves: &[Shelf], at: usize, name: &ObjectName, bytes: &Bytes, doing: Doing, knows: &[u64]) {
         let slot = name.as_str().strip_prefix("log/00000001/").and_then(|slot| slot.parse().ok());
         if let (Some(slot), true) = (slot, self.keyring.is_some()) {
             self.slot(shelves, at, slot, bytes, doing, knows);
         }
     }
 
-    fn slot(&mut self, shelves: &[Shelf], at: usize, slot: u64, bytes: &Bytes, doing: Doing, knows: Option<&[u64]>) {
+    fn slot(&mut self, shelves: &[Shelf], at: usize, slot: u64, bytes: &Bytes, doing: Doing, knows: &[u64]) {
         let store = self.names[at];
         let Some(keyring) = self.keyring.clone() else { return };
         let expected = Expected { replica_id: self.logs[at].replica, epoch: 1, slot };
@@ -143,7 +137,7 @@ impl Judge {
                     self.accuse(format!("{store}: slot {slot} commits {}, whose object is condemned or not there", short(&id)));
                 }
                 let known = |(other, log): (usize, &LogView)| {
-                    log.forgotten.get(&id).is_some_and(|slot| knows.is_some_and(|read| read[other] >= *slot))
+                    log.forgotten.get(&id).is_some_and(|slot| knows.get(other).is_some_and(|known| known >= slot))
                 };
                 if let Some(other) = (0..self.logs.len()).find(|other| known((*other, &self.logs[*other]))) {
                     let (other, id) = (self.names[other], short(&id));
@@ -166,6 +160,10 @@ impl Judge {
                     }
                 }
                 self.logs[at].condemned.extend(names.into_iter().flatten());
+            }
+            Some(Action::Distrust(distrust)) => {
+                self.logs[at].distrusted.extend(distrust.add.iter().map(hash));
+                distrust.lift.iter().for_each(|pack| drop(self.logs[at].distrusted.take(&hash(pack))));
             }
             _ => {}
         }
@@ -244,6 +242,17 @@ impl Judge {
             self.accuse(format!("{} was said to be safe at {} stores of {quorum}", short(&id), at.len()));
         }
         self.promises.insert(id, Promise { tag: tag.to_owned(), host: host.to_owned() });
+    }
+
+    /// Whether a store's log distrusts an object: reads that went wrong are enough for that.
+    pub fn is_distrusted(&self, store: &str, object: &str) -> bool {
+        let distrusts = |log: &LogView| log.distrusted.iter().any(|pack| object.ends_with(&hex::encode(pack)));
+        self.names.iter().position(|name| *name == store).is_some_and(|at| distrusts(&self.logs[at]))
+    }
+
+    /// Whether a snapshot, by the beginning of its id in hex, has to be restorable.
+    pub fn is_required(&self, short: &str) -> bool {
+        self.required().any(|(id, _)| hex::encode(id).starts_with(short))
     }
 
     /// Whether some log says that a snapshot is no root.

@@ -1,5 +1,6 @@
 //! The world of one seed: what lies in the stores, whose turn it is, what is still on its way, and the judge who sees it all.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -64,8 +65,10 @@ pub struct Turn {
     pub denied: bool,
     /// What it is doing.
     pub doing: Doing,
-    /// The last slot of each log that it read in this process, by store.
-    pub read: Vec<u64>,
+    /// The slots of each log that it read in this process, by store.
+    pub read: Vec<BTreeSet<u64>>,
+    /// The stores that something went wrong with for it in this process.
+    pub troubled: BTreeSet<usize>,
     /// Calls that wait for a turn.
     pub waiting: Vec<Waker>,
     /// The process itself.
@@ -110,7 +113,7 @@ pub fn lock(world: &Shared) -> MutexGuard<'_, World> {
 impl World {
     /// Empty stores under `names`, and `clients` clients.
     pub fn new(mut dice: Dice, weather: Weather, names: &[&'static str], clients: usize, told: bool) -> World {
-        let turn = || Turn { read: vec![0; names.len()], ..Turn::default() };
+        let turn = || Turn { read: vec![BTreeSet::new(); names.len()], ..Turn::default() };
         World {
             dice: dice.split(),
             weather,
@@ -156,6 +159,9 @@ impl World {
         } else {
             self.weather.fate(&mut self.dice, operation, name)
         };
+        if fate != Fate::Serve {
+            self.turns[client].troubled.insert(at);
+        }
         let store = self.shelves[at].name;
         let mark = [&[client as u8, at as u8, operation as u8], name.as_bytes()].concat();
         self.tell(|| format!("{client} {store} {operation:?} {name} {}", told(fate)), &mark);
@@ -166,8 +172,8 @@ impl World {
     pub fn put(&mut self, at: usize, name: &ObjectName, bytes: &Bytes, doing: Doing, client: Option<usize>) -> bool {
         let created = self.shelves[at].put(name, bytes.clone(), self.step, self.now);
         if created {
-            let knows = client.map(|client| self.turns[client].read.clone());
-            self.judge.created(&self.shelves, at, name, bytes, doing, knows.as_deref());
+            let knows = client.map(|client| self.turns[client].knows()).unwrap_or_default();
+            self.judge.created(&self.shelves, at, name, bytes, doing, &knows);
         }
         created
     }
@@ -217,13 +223,21 @@ impl World {
     pub fn begin(&mut self, client: usize, doing: Doing) {
         let stores = self.shelves.len();
         let denied = self.turns[client].denied && self.dice.below(3) > 0;
-        self.turns[client] = Turn { doing, denied, read: vec![0; stores], ..Turn::default() };
+        self.turns[client] = Turn { doing, denied, read: vec![BTreeSet::new(); stores], ..Turn::default() };
     }
 
     /// A client's process begins, with nothing in its way.
     pub fn begin_free(&mut self, client: usize) {
         let stores = self.shelves.len();
-        self.turns[client] = Turn { free: true, read: vec![0; stores], ..Turn::default() };
+        self.turns[client] = Turn { free: true, read: vec![BTreeSet::new(); stores], ..Turn::default() };
+    }
+}
+
+impl Turn {
+    /// How far it surely knows each log, by store: all slots up to there were read, and nothing was in the way.
+    fn knows(&self) -> Vec<u64> {
+        let far = |read: &BTreeSet<u64>| (1..).take_while(|slot| read.contains(slot)).last().unwrap_or(0);
+        self.read.iter().enumerate().map(|(at, read)| if self.troubled.contains(&at) { 0 } else { far(read) }).collect()
     }
 }
 
