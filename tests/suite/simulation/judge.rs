@@ -163,7 +163,8 @@ impl Judge {
             }
             Some(Action::Distrust(distrust)) => {
                 self.logs[at].distrusted.extend(distrust.add.iter().map(hash));
-                distrust.lift.iter().for_each(|pack| drop(self.logs[at].distrusted.take(&hash(pack))));
+                let lifted: BTreeSet<Hash> = distrust.lift.iter().map(hash).collect();
+                self.logs[at].distrusted.retain(|pack| !lifted.contains(pack));
             }
             _ => {}
         }
