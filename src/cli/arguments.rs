@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cli::{backup, completions, forget, heal, init, key, ls, restore, snapshots, status, undelete, verify};
+use crate::cli::{
+    backup, completions, forget, heal, init, key, lifecycle, ls, prune, restore, snapshots, status, undelete, verify,
+};
 use crate::config::Overrides;
 use crate::config::amount::Size;
 use crate::config::secret::{Named, SecretSource};
@@ -121,8 +123,12 @@ pub enum Command {
     Forget(Box<forget::ForgetArguments>),
     /// Bring forgotten snapshots back, as long as nothing was pruned
     Undelete(undelete::UndeleteArguments),
+    /// Take out what no snapshot needs any more
+    Prune(prune::PruneArguments),
     /// Bring replicas up to date that lack what others hold, and replace what is damaged
     Heal(heal::HealArguments),
+    /// Do what is due by the configuration: heal, forget, prune, verify a slice
+    Lifecycle(lifecycle::LifecycleArguments),
     /// Show the replicas side by side
     Status(status::StatusArguments),
     /// Manage the keys that open the repository

@@ -16,6 +16,7 @@ use crate::lifecycle::retention::policy::{Count, Policy, TagList};
 use crate::lifecycle::retention::span::CalendarSpan;
 use crate::repository::error::Fault;
 use crate::repository::open::worst;
+use crate::repository::snapshots::SnapshotView;
 use crate::repository::{Access, Repository};
 
 /// Arguments.
@@ -128,7 +129,7 @@ pub async fn run(context: &Context, arguments: ForgetArguments) -> Result<Outcom
         }
         None => What::Named(context.interruptible(ids(&repository, &arguments)).await??),
     };
-    let among = |view: &crate::repository::snapshots::SnapshotView| arguments.filter.admits(view);
+    let among = |view: &SnapshotView| arguments.filter.admits(view);
     let report = context.interruptible(forget::run(&repository, &what, &among, arguments.dry_run)).await??;
     context.output.note_if(repository.save_heads().err());
     match context.output.json {
@@ -136,6 +137,13 @@ pub async fn run(context: &Context, arguments: ForgetArguments) -> Result<Outcom
         false => print(context, &report, &what, arguments.dry_run),
     }
     Ok(outcome(context, &report, &what))
+}
+
+/// Forgets what the configuration says, of all snapshots.
+pub async fn step(context: &Context, repository: &Repository, what: &What, dry_run: bool) -> Result<ForgetReport, Failure> {
+    let report = context.interruptible(forget::run(repository, what, &|_: &SnapshotView| true, dry_run)).await??;
+    context.output.note_if(repository.save_heads().err());
+    Ok(report)
 }
 
 /// The rules of the command line, else of the configuration.
@@ -164,6 +172,25 @@ fn rules(context: &Context, settings: &Settings, arguments: &ForgetArguments) ->
         partial_mercy: i64::try_from(settings.retention.partial_mercy.as_secs()).unwrap_or(i64::MAX),
         floor: 0,
         limit_percent: None,
+    })
+}
+
+/// The rules of the configuration, with its floor and, unless it is `confirmed` that more may go, its limit; `None`: there
+/// are none.
+pub fn configured(context: &Context, settings: &Settings, confirmed: bool) -> Option<What> {
+    let now = context.env.now();
+    let seconds = |length: std::time::Duration| i64::try_from(length.as_secs()).unwrap_or(i64::MAX);
+    let policy = settings.retention.policy.clone();
+    (!policy.is_empty()).then(|| {
+        What::ByRules(Rules {
+            policy,
+            group_by: settings.retention.group_by,
+            remove_all: false,
+            now: (now.seconds(), now.subsec_nanos()),
+            partial_mercy: seconds(settings.retention.partial_mercy),
+            floor: seconds(settings.lifecycle.forget_floor),
+            limit_percent: (!confirmed).then_some(settings.lifecycle.forget_limit),
+        })
     })
 }
 

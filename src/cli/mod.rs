@@ -13,9 +13,11 @@ pub mod forget;
 pub mod heal;
 pub mod init;
 pub mod key;
+pub mod lifecycle;
 pub mod ls;
 pub mod output;
 pub mod prompt;
+pub mod prune;
 pub mod restore;
 pub mod select;
 pub mod snapshots;
@@ -104,7 +106,9 @@ async fn dispatch(context: &Context, command: Command) -> Result<Outcome, Failur
         Command::Verify(arguments) => verify::run(context, arguments).await,
         Command::Forget(arguments) => forget::run(context, *arguments).await,
         Command::Undelete(arguments) => undelete::run(context, arguments).await,
+        Command::Prune(arguments) => prune::run(context, arguments).await,
         Command::Heal(arguments) => heal::run(context, arguments).await,
+        Command::Lifecycle(arguments) => lifecycle::run(context, arguments).await,
         Command::Status(arguments) => status::run(context, arguments).await,
         Command::Key(arguments) => key::run(context, arguments).await,
         Command::Completions(arguments) => completions::run(context, arguments),

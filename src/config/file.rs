@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::config::ConfigError;
-use crate::config::amount::{Percent, Size, Span};
+use crate::config::amount::{Percent, Size, Span, Unused};
 use crate::lifecycle::retention::policy::Count;
 
 /// Largest configuration file that is read, in bytes.
@@ -28,6 +28,8 @@ pub struct ConfigFile {
     pub retention: RetentionSection,
     /// `[lifecycle]`: how careful `lifecycle` is.
     pub lifecycle: LifecycleSection,
+    /// `[prune]`: what `prune` takes out.
+    pub prune: PruneSection,
 }
 
 /// `[repository]`.
@@ -241,6 +243,18 @@ pub struct LifecycleSection {
     pub forget_limit: Option<Percent>,
     /// Within what time every pack is read once.
     pub verify_within: Option<Spanned<Span>>,
+}
+
+/// `[prune]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PruneSection {
+    /// How much waste may stay.
+    pub max_unused: Option<Unused>,
+    /// Bytes of packs that are taken apart at most, per replica.
+    pub max_repack_size: Option<Size>,
+    /// How long what was written, or condemned, is spared.
+    pub mercy: Option<Span>,
 }
 
 /// A configuration file's text with its name, to say where in it something is wrong.

@@ -19,6 +19,8 @@ use std::time::Duration;
 use crate::backup::BackupSettings;
 use crate::config::amount::Size;
 use crate::config::secret::{Named, SecretSource};
+use crate::lifecycle::prune::PruneSettings;
+use crate::lifecycle::prune_plan::Limits;
 use crate::lifecycle::retention::group::GroupBy;
 use crate::lifecycle::retention::policy::Policy;
 use crate::replica::ReplicaSettings;
@@ -127,6 +129,8 @@ pub struct Settings {
     pub retention: RetentionSettings,
     /// How careful `lifecycle` is.
     pub lifecycle: LifecycleSettings,
+    /// What `prune` takes out when it is not told.
+    pub prune: PruneDefaults,
     /// The jobs; each is `backup` with its own words on top, its name as the label.
     pub jobs: Vec<BackupSettings>,
 }
@@ -163,6 +167,22 @@ pub struct LifecycleSettings {
 impl Default for LifecycleSettings {
     fn default() -> LifecycleSettings {
         LifecycleSettings { forget_floor: Duration::from_secs(86_400), forget_limit: 50, verify_days: 30 }
+    }
+}
+
+/// What `prune` does when it is not told.
+#[derive(Clone, Copy, Debug)]
+pub struct PruneDefaults {
+    /// What of the waste may stay, and how much is moved at most.
+    pub limits: Limits,
+    /// How long what was written, or condemned, is spared, by the store's clock.
+    pub mercy: Duration,
+}
+
+impl Default for PruneDefaults {
+    fn default() -> PruneDefaults {
+        let default = PruneSettings::default();
+        PruneDefaults { limits: default.limits, mercy: default.mercy }
     }
 }
 

@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 
 use crate::backup::BackupSettings;
 use crate::config::amount::Size;
-use crate::config::file::{self, BackupSection, ConfigFile, JobSection, LifecycleSection, Origin, RetentionSection};
+use crate::config::file::{
+    self, BackupSection, ConfigFile, JobSection, LifecycleSection, Origin, PruneSection, RetentionSection,
+};
 use crate::config::secret::{Named, SecretSource};
 use crate::config::store::{self, distinct, store_flag};
 use crate::config::{
-    ConfigError, Environment, INDEX_MEMORY, LifecycleSettings, MEMORY_MIN, Overrides, RetentionSettings, Settings, StoreChoice,
-    absolute,
+    ConfigError, Environment, INDEX_MEMORY, LifecycleSettings, MEMORY_MIN, Overrides, PruneDefaults, RetentionSettings, Settings,
+    StoreChoice, absolute,
 };
+use crate::lifecycle::prune_plan::Limits;
 use crate::lifecycle::retention::policy::{Policy, TagList};
 use crate::lifecycle::retention::span::CalendarSpan;
 use crate::replica::ReplicaSettings;
@@ -115,7 +118,19 @@ pub fn resolve(overrides: &Overrides, environment: &Environment, current: &Path)
         jobs,
         retention: retention_settings(&file.retention, &place)?,
         lifecycle: lifecycle_settings(&file.lifecycle, &place)?,
+        prune: prune_defaults(&file.prune),
     })
+}
+
+fn prune_defaults(section: &PruneSection) -> PruneDefaults {
+    let default = PruneDefaults::default();
+    PruneDefaults {
+        limits: Limits {
+            max_unused: section.max_unused.map_or(default.limits.max_unused, |unused| unused.0),
+            max_repack: section.max_repack_size.map(|size| size.0),
+        },
+        mercy: section.mercy.map_or(default.mercy, |span| span.0),
+    }
 }
 
 fn retention_settings(section: &RetentionSection, place: &Place<'_>) -> Result<RetentionSettings, ConfigError> {

@@ -76,6 +76,12 @@ pub fn slot(epoch: u32, slot: u64) -> ObjectName {
     name(format!("log/{epoch:08x}/{slot:020}"))
 }
 
+/// The number of a log slot of `epoch` by its name.
+pub fn parse_slot(epoch: u32, object: &ObjectName) -> Option<u64> {
+    let number = object.as_str().strip_prefix(&format!("log/{epoch:08x}/"))?.parse().ok()?;
+    (slot(epoch, number) == *object).then_some(number)
+}
+
 /// A checkpoint as of `slot`: the newest lists first.
 pub fn checkpoint(epoch: u32, slot: u64) -> ObjectName {
     name(format!("checkpoints/{epoch:08x}/{:020}", u64::MAX - slot))

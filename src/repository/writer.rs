@@ -238,10 +238,15 @@ impl Repository {
     }
 
     /// Tells the index that packs may be relied on at a replica.
-    fn published(&self, index: usize, segments: &[&SentSegment]) {
-        let mut chunks = self.index.write().expect("no panic while the index is locked");
-        for (_, pack) in segments.iter().flat_map(|s| &s.packs) {
-            chunks.publish(index, pack);
+    pub(super) fn published(&self, index: usize, segments: &[&SentSegment]) {
+        {
+            let mut chunks = self.index.write().expect("no panic while the index is locked");
+            for (_, pack) in segments.iter().flat_map(|s| &s.packs) {
+                chunks.publish(index, pack);
+            }
+        }
+        for segment in segments {
+            self.loaded(segment.hash, Mask::one(index), segment.packs.iter().map(|(_, pack)| *pack));
         }
     }
 }
