@@ -63,6 +63,10 @@ pub enum Planted {
     ReusedNames,
     /// Snapshots that only other logs have forgotten count as live.
     ForgottenHealed,
+    /// A prune takes the snapshots that a listing shows for all there are.
+    ListedRoots,
+    /// A prune overlooks some of what is live, and proves nothing.
+    WrongCover,
 }
 
 impl Env {

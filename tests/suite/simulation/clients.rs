@@ -13,6 +13,8 @@ use holdfast::clock::{Env, Time};
 use holdfast::format::Hash;
 use holdfast::lifecycle::forget::{What, run as forget};
 use holdfast::lifecycle::heal::{Extent, HealSettings, run as heal};
+use holdfast::lifecycle::prune::{PruneSettings, ReplicaPruned, run as prune};
+use holdfast::lifecycle::prune_plan::{Limits, MaxUnused};
 use holdfast::lifecycle::retention::decide::Rules;
 use holdfast::lifecycle::retention::group::GroupBy;
 use holdfast::lifecycle::retention::policy::{Count, Policy};
@@ -85,7 +87,7 @@ pub enum Command {
     Verify(bool),
     /// Reads one snapshot.
     Restore,
-    /// Removes what is dead at one replica.
+    /// Removes what is dead.
     Prune,
 }
 
@@ -333,7 +335,8 @@ impl Run {
         self.forget(repository, &What::Named(vec![view.id])).await
     }
 
-    async fn forget(&self, repository: &Repository, what: &What) -> Result<String, String> {
+    /// Forgets, and holds what it says against the logs.
+    pub async fn forget(&self, repository: &Repository, what: &What) -> Result<String, String> {
         let report = forget(repository, what, &|_: &SnapshotView| true, false).await.map_err(|e| self.failed(&e))?;
         let mut world = lock(&self.world);
         for id in report.forgotten.difference(&report.short) {
@@ -379,12 +382,37 @@ impl Run {
         Ok(format!("restored {tag}"))
     }
 
-    /// The one place where something is removed.
+    /// As `holdfast prune` does, with one mercy or another; or the simple one, which has none.
     async fn prune(&self, repository: &Repository, choice: u64) -> Result<String, String> {
-        let at = choice as usize % repository.set.replicas.len();
-        sweep::run(repository, at).await.map_err(|e| format!("failed: {e}"))
+        let mut dice = Dice::new(choice);
+        if dice.below(3) == 0 {
+            let at = dice.place(repository.set.replicas.len());
+            return sweep::run(repository, at).await.map_err(|e| format!("failed: {e}"));
+        }
+        let mercy = Duration::from_secs(dice.pick(&[0, 0, 60, 14 * 86_400]));
+        let max_unused = dice.pick(&[MaxUnused::Percent(0.0), MaxUnused::Percent(5.0), MaxUnused::Unlimited]);
+        self.pruned(repository, mercy, max_unused).await
     }
-}
+
+    /// A prune with this mercy.
+    pub async fn pruned(&self, repository: &Repository, mercy: Duration, max_unused: MaxUnused) -> Result<String, String> {
+        let settings = PruneSettings {
+            limits: Limits { max_unused, max_repack: None },
+            mercy,
+            memory: 32 << 20,
+            data_pack: 6 << 10,
+            meta_pack: 4 << 10,
+            group: 2 << 10,
+            ..PruneSettings::default()
+        };
+        let report = prune(repository, &settings, &Progress::default(), &Stop::default()).await;
+        let report = report.map_err(|e| format!("failed: {e}"))?;
+        let one = |r: &ReplicaPruned| {
+            let (gone, moved) = (r.dropped.objects, r.repacked.objects);
+            format!("{}: {gone} dropped, {moved} moved, {} deleted, behind: {:?}", r.name, r.deleted.objects, r.behind)
+        };
+        Ok(format!("pruned with mercy {mercy:?}: {:?}", report.replicas.iter().map(one).collect::<Vec<_>>()))
+    }
 
 fn chosen(views: &[SnapshotView], choice: u64) -> Option<&SnapshotView> {
     (!views.is_empty()).then(|| &views[choice as usize % views.len()])

@@ -2,25 +2,27 @@
 //! as it stands, then all is healed, verified to the last byte, read back from every replica alone, and backed up once more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use holdfast::clock::Env;
 use holdfast::format::Hash;
+use holdfast::lifecycle::forget::What;
 use holdfast::lifecycle::heal::{Extent, HealReport, HealSettings, run as heal};
+use holdfast::lifecycle::prune_plan::MaxUnused;
 use holdfast::progress::{Progress, Stop};
 use holdfast::repository::{Access, Repository};
 use holdfast::restore::{self, RestoreSettings};
-use holdfast::store::name::ObjectName;
 use holdfast::verify::share::Share;
 use holdfast::verify::{self, Damage, VerifyReport, VerifySettings};
 
 use crate::simulation::clients::{Client, Common, HEAL, Process, Run, live};
 use crate::simulation::tree::Model;
 use crate::simulation::weather::Weather;
-use crate::simulation::world::{Shared, lock};
+use crate::simulation::world::{Doing, Shared, lock};
 use crate::support::rig;
 
 /// How often it is healed and verified until all must be well.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 6;
 /// Of so many seeds one restores into a folder, too: that is slow.
 const RESTORES: u64 = 32;
 
@@ -112,6 +114,10 @@ impl Run {
     /// Each replica as it stands, before anything is healed: its own log is true, where the simulation let nothing rot. What only
     /// seemed damaged when it was read is still there.
     async fn before(&self, repository: &Repository) -> Result<(), String> {
+        let listed = live(repository).await;
+        if let Some(id) = listed.iter().find(|id| lock(&self.world).judge.is_forgotten(id)) {
+            return Err(format!("{} is listed, and some log has forgotten it", hex::encode(&id[..4])));
+        }
         let report = verified(repository, None).await?;
         let world = lock(&self.world);
         let excused = |damage: &&Damage| {
@@ -124,23 +130,14 @@ impl Run {
         }
     }
 
-    /// Whether a finding is one that may stay: what rotted lies there until a prune takes it away, and what was promised to
-    /// nobody may be lost with it.
-    fn may_stay(&self, damage: &Damage) -> bool {
-        let world = lock(&self.world);
-        let rotten = |name: &ObjectName| name.as_str() == damage.object;
-        let rotted = world.shelves.iter().any(|shelf| shelf.name == damage.replica && shelf.rotten.iter().any(rotten));
-        rotted && damage.more == 0 && !damage.affects.iter().any(|(_, short)| world.judge.is_required(short))
-    }
-
-    /// Heals and verifies until nothing is left to do.
+    /// Heals, forgets what is lost and was promised to nobody, prunes, until a verify of every byte finds nothing at all.
     async fn healed(&self, env: &Env) -> Result<(), String> {
         let (mut left, mut found) = (String::new(), String::new());
         for round in 0..ROUNDS {
             let repository = self.open(env, Access::Write).await.map_err(|e| format!("opening to heal: {e}"))?;
             if round > 0 {
                 let report = verified(&repository, Some(Share::All)).await?;
-                let well = report.damages.iter().all(|damage| self.may_stay(damage))
+                let well = report.damage_count == 0
                     && report.replicas.iter().all(|r| r.unreachable.is_none() && r.distrusted == 0 && r.lifted == 0);
                 if well && left.is_empty() {
                     return Ok(());
@@ -151,18 +148,33 @@ impl Run {
             let report: HealReport = heal(&repository, &settings, &Progress::default(), &Stop::default())
                 .await
                 .map_err(|e| format!("nothing is in the way of a heal: {e}"))?;
-            left = if self.is_healed(&report) { String::new() } else { format!("{report:?}") };
+            let lost: BTreeSet<Hash> = report.lost.iter().map(|(id, ..)| *id).collect();
+            let well = lost.is_empty() && report.replicas.iter().all(|r| r.behind.is_none());
+            left = if well { String::new() } else { format!("{report:?}") };
+            if !lost.is_empty() {
+                self.give_up(&repository, lost).await?;
+            }
+            if round > 0 {
+                let said = self.pruned(&repository, Duration::ZERO, MaxUnused::Percent(0.0)).await?;
+                found = format!("{found} {said}");
+            }
         }
         Err(format!("after {ROUNDS} rounds: {left} {found}"))
     }
 
-    /// Whether a heal left nothing undone but what rotted before it was promised to anybody.
-    fn is_healed(&self, report: &HealReport) -> bool {
-        let world = lock(&self.world);
-        let rotten = world.shelves.iter().any(|shelf| !shelf.rotten.is_empty());
-        let hopeless = |id: &Hash| rotten && !world.judge.required().any(|(required, _)| required == id);
-        let excused = |name: &String| report.lost.iter().any(|(_, at, _)| at == name);
-        report.lost.iter().all(|(id, ..)| hopeless(id)) && report.replicas.iter().all(|r| r.behind.is_none() || excused(&r.name))
+    /// What is lost is forgotten, as an operator would: only what rotted before it was promised to anybody may be lost.
+    async fn give_up(&self, repository: &Repository, lost: BTreeSet<Hash>) -> Result<(), String> {
+        {
+            let mut world = lock(&self.world);
+            let rotted = world.shelves.iter().any(|shelf| !shelf.rotten.is_empty());
+            if let Some(id) = lost.iter().find(|id| !rotted || world.judge.required().any(|(required, _)| required == *id)) {
+                return Err(format!("{} is lost", hex::encode(&id[..4])));
+            }
+            world.turns[0].doing = Doing::Forget;
+        }
+        let said = self.forget(repository, &What::Named(lost.into_iter().collect())).await;
+        lock(&self.world).turns[0].doing = Doing::Other;
+        said.map(drop)
     }
 
     /// Every replica alone has what was promised, and nothing that was forgotten.
@@ -190,24 +202,16 @@ impl Run {
     /// Every snapshot holds what its tree held: a partial one nothing else, a complete one all of it.
     async fn as_it_was(&self, repository: &Repository, trees: &BTreeMap<String, rig::Tree>) -> Result<(), String> {
         for view in repository.snapshots().await.map_err(|e| e.to_string())? {
-            let (tag, id) = (view.snapshot.tags.first().cloned().unwrap_or_default(), view.id);
+            let tag = view.snapshot.tags.first().cloned().unwrap_or_default();
             let expected = trees.get(&tag).ok_or_else(|| format!("nobody took {tag:?}"))?;
-            let found = match rig::tree_of(repository, &view.snapshot).await {
-                Ok(found) => found,
-                Err(_) if !lock(&self.world).judge.is_required(&hex::encode(id)) && self.something_rotted() => continue,
-                Err(e) => return Err(format!("snapshot {tag}: {e}")),
-            };
+            let found = rig::tree_of(repository, &view.snapshot).await.map_err(|e| format!("snapshot {tag}: {e}"))?;
             let right = found.iter().all(|(key, item)| expected.get(key) == Some(item));
             if !right || (!view.snapshot.partial && found.len() != expected.len()) {
                 return Err(format!("snapshot {tag} holds another tree: {found:?} instead of {expected:?}"));
             }
         }
         let met = repository.take_met();
-        if met.is_empty() || self.something_rotted() { Ok(()) } else { Err(format!("{met:?}")) }
-    }
-
-    fn something_rotted(&self) -> bool {
-        lock(&self.world).shelves.iter().any(|shelf| !shelf.rotten.is_empty())
+        if met.is_empty() { Ok(()) } else { Err(format!("{met:?}")) }
     }
 
     /// The newest snapshot, by the real restore.

@@ -251,11 +251,6 @@ impl Judge {
         self.names.iter().position(|name| *name == store).is_some_and(|at| distrusts(&self.logs[at]))
     }
 
-    /// Whether a snapshot, by the beginning of its id in hex, has to be restorable.
-    pub fn is_required(&self, short: &str) -> bool {
-        self.required().any(|(id, _)| hex::encode(id).starts_with(short))
-    }
-
     /// Whether some log says that a snapshot is no root.
     pub fn is_forgotten(&self, id: &Hash) -> bool {
         self.logs.iter().any(|log| log.forgotten.contains_key(id))

@@ -81,6 +81,8 @@ fn every_planted_bug_is_found() {
         Bug::Program(Planted::UnverifiedPublish),
         Bug::Program(Planted::ReusedNames),
         Bug::Program(Planted::ForgottenHealed),
+        Bug::Program(Planted::ListedRoots),
+        Bug::Program(Planted::WrongCover),
         Bug::EarlyReceipts,
         Bug::OneIgnored,
         Bug::TakenIsDone,
