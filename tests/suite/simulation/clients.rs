@@ -413,6 +413,7 @@ impl Run {
         };
         Ok(format!("pruned with mercy {mercy:?}: {:?}", report.replicas.iter().map(one).collect::<Vec<_>>()))
     }
+}
 
 fn chosen(views: &[SnapshotView], choice: u64) -> Option<&SnapshotView> {
     (!views.is_empty()).then(|| &views[choice as usize % views.len()])
