@@ -181,10 +181,20 @@ impl Process {
     }
 }
 
+/// How far a clock is from the world's, in nanoseconds: often not at all, or years, either way.
+pub fn skew(dice: &mut Dice) -> i64 {
+    let seconds = dice.pick(&[0, 0, 3600, 365 * 86_400, 10 * 365 * 86_400]);
+    seconds * if dice.below(2) == 0 { 1_000_000_000 } else { -1_000_000_000 }
+}
+
 impl Client {
     /// Starts a command.
     pub fn start(&mut self, world: &Shared, command: Command, common: &Common, dice: &mut Dice, number: usize) -> Process {
         let tag = format!("t{number}");
+        if dice.below(8) == 0 {
+            // Somebody set the clock.
+            self.skew = skew(dice);
+        }
         let wall = {
             let mut world = lock(world);
             world.begin(self.index, command.doing());

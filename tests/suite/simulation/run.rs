@@ -10,7 +10,7 @@ use holdfast::repository::Access;
 use holdfast::repository::init::{InitSettings, init};
 use holdfast::repository::layout;
 
-use crate::simulation::clients::{Client, Command, Common, Process, Run};
+use crate::simulation::clients::{Client, Command, Common, Process, Run, skew};
 use crate::simulation::dice::Dice;
 use crate::simulation::finale;
 use crate::simulation::gate::members;
@@ -109,15 +109,13 @@ impl Scene {
         };
         // Files on disk are slow: only some remember.
         let memories = (dice.below(16) == 0).then(|| tempfile::tempdir().expect("a folder"));
-        let years = [0, 0, 3600, 365 * 86_400, 10 * 365 * 86_400];
         let one = |index: usize| {
-            let seconds = dice.pick(&years) * if dice.below(2) == 0 { 1 } else { -1 };
             let mut at: Vec<usize> = (0..replicas).collect();
             (0..replicas).for_each(|i| at.swap(i, dice.place(replicas)));
             Client {
                 index,
                 host: format!("host-{}", if dice.below(4) == 0 { 0 } else { index }),
-                skew: seconds * 1_000_000_000,
+                skew: skew(&mut dice),
                 model: Model::new(&mut dice),
                 at,
                 memory: memories.as_ref().map(|folder| folder.path().join(index.to_string())),

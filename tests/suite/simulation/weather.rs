@@ -40,6 +40,8 @@ pub struct Weather {
     half: u64,
     old: u64,
     taken: u64,
+    cut: u64,
+    kept: u64,
     slow: u64,
     /// A process ends, of slices.
     pub kill: u64,
@@ -73,6 +75,8 @@ impl Weather {
             &mut weather.half,
             &mut weather.old,
             &mut weather.taken,
+            &mut weather.cut,
+            &mut weather.kept,
             &mut weather.slow,
         ];
         for rate in calls {
@@ -126,6 +130,12 @@ impl Weather {
         }
         if is(self.flip) && get {
             return Fate::Flip(dice.draw());
+        }
+        if is(self.cut) && get {
+            return Fate::Refuse(StoreErrorKind::Corrupt);
+        }
+        if is(self.kept) && operation == Operation::Delete {
+            return Fate::Refuse(StoreErrorKind::Denied);
         }
         if is(self.half) && matches!(operation, Operation::List | Operation::Delete) {
             return Fate::Half;
