@@ -1,10 +1,12 @@
 //! A prune at one replica, step by step; whenever others overtake it, from the top.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::clock::Time;
+use crate::clock::{Planted, Time};
 use crate::format::Hash;
+use crate::format::record::ObjectClass;
 use crate::lifecycle::inventory::{Inventory, pack_class};
 use crate::lifecycle::live::Live;
 use crate::lifecycle::prune::{PruneError, PruneSettings, ReplicaPruned, Requests, Tally};
@@ -19,6 +21,7 @@ use crate::repository::condemned::{CondemnFault, Names};
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::footing::Footing;
 use crate::repository::layout;
+use crate::repository::state::Live as Root;
 
 /// How often a prune that was overtaken plans again.
 const PLANS_MAX: usize = 6;
@@ -78,17 +81,17 @@ impl<'r> Site<'r> {
                 None => Inventory::take(self.repository, self.replica, footing.epoch, self.stop).await?,
             };
             let unsound = seen.unsound(self.repository, self.replica).await?;
-            live.extend(&footing.snapshots).await?;
+            live.extend(&self.roots(&footing, &seen)).await?;
             if self.distrust(unsound).await? {
                 (footing, _) = self.repository.stand(self.replica).await?;
-                live.extend(&footing.snapshots).await?;
+                live.extend(&self.roots(&footing, &seen)).await?;
             }
             let work = self.work(&mut footing, &mut seen).await?;
             self.tell(&work, &seen).await?;
             if self.settings.dry_run {
                 return self.foretell(&work, &seen).await;
             }
-            match self.carry_out(&work, &footing).await {
+            match self.carry_out(&work, &footing, &seen).await {
                 Ok(()) => return self.clear(&seen).await,
                 Err(PruneError::Overtaken(why)) => overtaken = why,
                 Err(e) => return Err(e),
@@ -96,6 +99,15 @@ impl<'r> Site<'r> {
             inventory = Some(seen);
         }
         Err(PruneError::Overtaken(overtaken))
+    }
+
+    /// The snapshots that keep what they reach: those of the log, whatever a listing shows.
+    fn roots<'f>(&self, footing: &'f Footing, seen: &Inventory) -> Cow<'f, BTreeMap<Hash, Root>> {
+        if !self.repository.env.makes(Planted::ListedRoots) {
+            return Cow::Borrowed(&footing.snapshots);
+        }
+        let listed = |live: &Root| seen.objects.contains_key(&(ObjectClass::Snapshot, live.object));
+        Cow::Owned(footing.snapshots.iter().filter(|(_, live)| listed(live)).map(|(id, live)| (*id, *live)).collect())
     }
 
     fn going_on(&self) -> Result<(), PruneError> {
@@ -193,7 +205,7 @@ impl<'r> Site<'r> {
     }
 
     /// Moves, proves, condemns.
-    async fn carry_out(&mut self, work: &Work, planned: &Footing) -> Result<(), PruneError> {
+    async fn carry_out(&mut self, work: &Work, planned: &Footing, seen: &Inventory) -> Result<(), PruneError> {
         let going: BTreeSet<u32> = work.plan.going().collect();
         if going.is_empty() && work.orphans.is_empty() {
             return Ok(());
@@ -217,7 +229,7 @@ impl<'r> Site<'r> {
         proof.spare(&fresh);
         for _ in 0..LOOKS_MAX {
             // Where no pack goes, no chunk can lose its place.
-            let proven = if proof.going().is_empty() { Ok(()) } else { proof.extend(&footing.snapshots).await? };
+            let proven = if proof.going().is_empty() { Ok(()) } else { proof.extend(&self.roots(&footing, seen)).await? };
             if let Err(refuted) = proven {
                 let (chunk, id) = (refuted.chunk, hex::encode(refuted.snapshot));
                 let why = format!("chunk {chunk} of snapshot {id}: {}", refuted.why);

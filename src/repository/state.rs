@@ -116,7 +116,9 @@ impl State {
                 self.named_lists.extend(condemn.lists.iter().map(|l| (l.class(), hash(&l.list))));
             }
             Some(Action::Distrust(distrust)) => {
-                self.distrusted.extend(distrust.add.iter().map(hash));
+                let void = |pack: &Hash| self.is_condemned(ObjectClass::Data, pack) || self.is_condemned(ObjectClass::Meta, pack);
+                let add: Vec<Hash> = distrust.add.iter().map(hash).filter(|pack| !void(pack)).collect();
+                self.distrusted.extend(add);
                 for pack in &distrust.lift {
                     self.distrusted.remove(&hash(pack));
                 }
@@ -165,8 +167,12 @@ impl State {
         }
     }
 
-    /// Voids names, for good.
+    /// Voids names, for good. A void pack is no longer distrusted: nobody may rely on it anyway, and nobody need look at it.
     pub fn condemn(&mut self, class: ObjectClass, names: impl IntoIterator<Item = Hash>) {
-        self.condemned.entry(class).or_default().extend(names);
+        let condemned = self.condemned.entry(class).or_default();
+        for name in names {
+            self.distrusted.remove(&name);
+            condemned.insert(name);
+        }
     }
 }

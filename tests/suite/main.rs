@@ -39,6 +39,7 @@ mod restore_target;
 mod retention;
 mod round_trip;
 mod seal_props;
+mod simulation;
 mod source_tree;
 mod store_azure;
 mod store_azure_login;
