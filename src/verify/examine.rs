@@ -14,7 +14,7 @@ use crate::repository::Repository;
 use crate::repository::chunk_index::ChunkIndex;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::log::Damaged;
-use crate::repository::state::{Live, State};
+use crate::repository::state::Live;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::verify::findings::Findings;
 
@@ -71,11 +71,6 @@ pub struct Facts {
     pub revoked: BTreeSet<Hash>,
 }
 
-/// Whether a pack is of no concern any more.
-fn condemned(state: &State, pack: &Hash) -> bool {
-    state.is_condemned(ObjectClass::Data, pack) || state.is_condemned(ObjectClass::Meta, pack)
-}
-
 /// One replica under examination.
 pub struct Examination<'r> {
     /// The repository.
@@ -127,7 +122,7 @@ impl Facts {
             snapshots: state.snapshots.iter().map(|(id, live)| (*id, *live)).collect(),
             forgotten: state.forgotten.len() as u64,
             lists: state.named_lists.iter().map(|(_, list)| *list).collect(),
-            distrusted: state.distrusted.iter().filter(|pack| !condemned(state, pack)).copied().collect(),
+            distrusted: state.distrusted.clone(),
             revoked: state.revoked.clone(),
         };
         Some((facts, log.damaged.clone()))

@@ -48,7 +48,7 @@ fn every_seed_ends_well() {
     let played = seeds::many(number("HOLDFAST_FIRST_SEED").unwrap_or(0), number("HOLDFAST_SEEDS").unwrap_or(SEEDS), None, TOLD);
     let f = played.figures;
     println!(
-        "simulation: {} seeds, {} calls, {} commands ({} killed, {} frozen), {} snapshots promised, {} of them to be kept, {} years",
+        "figure: simulation, seeds, none failed: {} ({} calls, {} commands ({} killed, {} frozen), {} snapshots promised, {} of them to be kept, {} years)",
         played.seeds,
         f.calls,
         f.commands,
@@ -89,6 +89,7 @@ fn every_planted_bug_is_found() {
         Bug::ResumedReader,
     ];
     let mut missed = Vec::new();
+    println!("figure: simulation, planted bugs to be found within {FOUND_WITHIN} seeds each: {}", bugs.len());
     for bug in bugs {
         let played = seeds::many(0, FOUND_WITHIN, Some(bug), 1);
         match played.broken.first() {
