@@ -116,7 +116,8 @@ fn summary(report: &PruneReport) -> Value {
 
 fn print(context: &Context, report: &PruneReport) {
     let dry = report.dry_run;
-    let words = ["replica", "packs", "dropped", "repacked", "made", "orphans", if dry { "to delete" } else { "deleted" }, "waiting"];
+    let words =
+        ["replica", "packs", "dropped", "repacked", "made", "orphans", if dry { "to delete" } else { "deleted" }, "waiting"];
     let cell = |tally: &Tally| if tally.objects == 0 { "-".into() } else { format!("{} ({})", tally.objects, size(tally.bytes)) };
     let row = |r: &ReplicaPruned| {
         let deleted = Tally { objects: r.deleted.objects, bytes: r.deleted.bytes };

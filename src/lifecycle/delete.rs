@@ -92,7 +92,8 @@ pub async fn run(repository: &Repository, replica: usize, inventory: &Inventory,
         }
         if let Some((name, e)) = failed.into_iter().next() {
             let fault = RepositoryError::from_kind(e.kind);
-            let why = format!("store {}: {name}, which is condemned, could not be deleted: the next prune tries again", site.name);
+            let why =
+                format!("store {}: {name}, which is condemned, could not be deleted: the next prune tries again", site.name);
             return Err(RepositoryError::caused(fault, why, e).into());
         }
     }

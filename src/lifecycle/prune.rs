@@ -198,8 +198,7 @@ pub async fn run(
     stop: &Stop,
 ) -> Result<PruneReport, PruneError> {
     let began = repository.env.elapsed();
-    let mut report =
-        PruneReport { dry_run: settings.dry_run, quorum: repository.set.write_quorum(), ..PruneReport::default() };
+    let mut report = PruneReport { dry_run: settings.dry_run, quorum: repository.set.write_quorum(), ..PruneReport::default() };
     let mut pruned: BTreeMap<usize, ReplicaPruned> = BTreeMap::new();
     for replica in repository.writable().indices() {
         let meter = &repository.set.replicas[replica].meter;
@@ -213,7 +212,11 @@ pub async fn run(
         }
         match done {
             Ok(()) => {}
-            Err(PruneError::Interrupted) => return Err(PruneError::Interrupted),
+            Err(PruneError::Interrupted) => {
+                // What was seen and written so far is remembered all the same; failing to is no worse than not having tried.
+                let _ = repository.save_heads();
+                return Err(PruneError::Interrupted);
+            }
             Err(e) => (one.behind, one.fault) = (Some(told(&e)), Some(e.fault())),
         }
         pruned.insert(replica, one);

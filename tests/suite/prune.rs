@@ -16,9 +16,7 @@ use holdfast::store::error::StoreErrorKind;
 use holdfast::store::meter::Operation;
 
 use crate::support::faulty_store::Fault;
-use crate::support::pruning::{
-    History, bytes_at, count, deletes_are_condemned, prune, pruned, recorded, settings,
-};
+use crate::support::pruning::{History, bytes_at, count, deletes_are_condemned, prune, pruned, recorded, settings};
 use crate::support::stage::{opening, unlock};
 
 const DAY: Duration = Duration::from_secs(86_400);

@@ -85,8 +85,13 @@ async fn chunks(repository: &Repository, seeds: std::ops::Range<u64>) -> Vec<(Ch
 }
 
 /// A snapshot of files that are one chunk each; its node goes into a pack of its own.
-async fn snapshot_of(repository: &Repository, packs: Vec<holdfast::format::index::PackEntry>, wanted: &[(ChunkId, Bytes)]) -> Hash {
-    let items: Vec<_> = wanted.iter().map(|(id, plain)| (id.0.map(|b| b % 26 + 97).to_vec(), file(&[(*id, plain.len() as u64)]))).collect();
+async fn snapshot_of(
+    repository: &Repository,
+    packs: Vec<holdfast::format::index::PackEntry>,
+    wanted: &[(ChunkId, Bytes)],
+) -> Hash {
+    let items: Vec<_> =
+        wanted.iter().map(|(id, plain)| (id.0.map(|b| b % 26 + 97).to_vec(), file(&[(*id, plain.len() as u64)]))).collect();
     let mut items: Vec<(&[u8], _)> = items.iter().map(|(key, file)| (&key[..], file.clone())).collect();
     items.sort_by(|a, b| a.0.cmp(b.0));
     let node = leaf(&items);

@@ -57,7 +57,12 @@ fn worlds() -> impl Strategy<Value = World> {
         let (mut packs, mut frames) = (Vec::new(), Vec::new());
         for (number, ([here, distrusted, young], rare, inside)) in made.into_iter().enumerate() {
             frames.extend(inside.into_iter().map(|chunks| (number as u32, chunks)));
-            packs.push(PackFacts { size: 0, here: here || rare > 0, distrusted: distrusted && rare == 0, young: young && rare == 1 });
+            packs.push(PackFacts {
+                size: 0,
+                here: here || rare > 0,
+                distrusted: distrusted && rare == 0,
+                young: young && rare == 1,
+            });
         }
         let mut world = World { packs, frames, live };
         for number in 0..world.frames.len() as u32 {

@@ -37,7 +37,10 @@ fn planned(stage: &Stage, plan: impl Fn(&Call) -> Fault + Send + Sync + Clone + 
 }
 
 /// Delays the call of number `at` of those that `which` admits by an hour, once.
-fn pausing(at: u64, which: impl Fn(&Call) -> bool + Send + Sync + Clone + 'static) -> impl Fn(&Call) -> Fault + Send + Sync + Clone {
+fn pausing(
+    at: u64,
+    which: impl Fn(&Call) -> bool + Send + Sync + Clone + 'static,
+) -> impl Fn(&Call) -> Fault + Send + Sync + Clone {
     let calls = Arc::new(AtomicU64::new(0));
     move |call| if which(call) && calls.fetch_add(1, SeqCst) == at { Fault::Delay(HOUR) } else { Fault::Pass }
 }
