@@ -212,7 +212,11 @@ pub async fn run(
         }
         match done {
             Ok(()) => {}
-            Err(PruneError::Interrupted) => return Err(PruneError::Interrupted),
+            Err(PruneError::Interrupted) => {
+                // What was seen and written so far is remembered all the same; failing to is no worse than not having tried.
+                let _ = repository.save_heads();
+                return Err(PruneError::Interrupted);
+            }
             Err(e) => (one.behind, one.fault) = (Some(told(&e)), Some(e.fault())),
         }
         pruned.insert(replica, one);

@@ -74,29 +74,10 @@ impl<'r> Site<'r> {
         let mut inventory: Option<Inventory> = None;
         let mut overtaken = String::new();
         for _ in 0..PLANS_MAX {
-            self.going_on()?;
-            let (mut footing, _) = self.repository.stand(self.replica).await?;
-            let mut seen = match inventory.take() {
-                Some(seen) => seen,
-                None => Inventory::take(self.repository, self.replica, footing.epoch, self.stop).await?,
-            };
-            let unsound = seen.unsound(self.repository, self.replica).await?;
-            live.extend(&self.roots(&footing, &seen)).await?;
-            if self.distrust(unsound).await? {
-                (footing, _) = self.repository.stand(self.replica).await?;
-                live.extend(&self.roots(&footing, &seen)).await?;
-            }
-            let work = self.work(&mut footing, &mut seen).await?;
-            self.tell(&work, &seen).await?;
-            if self.settings.dry_run {
-                return self.foretell(&work, &seen).await;
-            }
-            match self.carry_out(&work, &footing, &seen).await {
-                Ok(()) => return self.clear(&seen).await,
+            match self.attempt(&mut live, &mut inventory).await {
                 Err(PruneError::Overtaken(why)) => overtaken = why,
-                Err(e) => return Err(e),
+                done => return done,
             }
-            inventory = Some(seen);
         }
         Err(PruneError::Overtaken(overtaken))
     }
@@ -108,6 +89,31 @@ impl<'r> Site<'r> {
         }
         let listed = |live: &Root| seen.objects.contains_key(&(ObjectClass::Snapshot, live.object));
         Cow::Owned(footing.snapshots.iter().filter(|(_, live)| listed(live)).map(|(id, live)| (*id, *live)).collect())
+    }
+
+    /// From the top: what is live and listed already stays so.
+    async fn attempt(&mut self, live: &mut Live<'r>, inventory: &mut Option<Inventory>) -> Result<(), PruneError> {
+        self.going_on()?;
+        let (mut footing, _) = self.repository.stand(self.replica).await?;
+        let seen = match inventory {
+            Some(seen) => seen,
+            None => inventory.insert(Inventory::take(self.repository, self.replica, footing.epoch, self.stop).await?),
+        };
+        let unsound = seen.unsound(self.repository, self.replica).await?;
+        let mut damage = self.distrust(unsound).await?;
+        live.extend(&self.roots(&footing, seen)).await?;
+        damage |= self.distrust(Vec::new()).await?;
+        if damage {
+            (footing, _) = self.repository.stand(self.replica).await?;
+            live.extend(&self.roots(&footing, seen)).await?;
+        }
+        let work = self.work(&mut footing, seen).await?;
+        self.tell(&work, seen).await?;
+        if self.settings.dry_run {
+            return self.foretell(&work, seen).await;
+        }
+        self.carry_out(&work, &footing, seen).await?;
+        self.clear(seen).await
     }
 
     fn going_on(&self) -> Result<(), PruneError> {

@@ -110,14 +110,16 @@ impl<'r> Repack<'r> {
         let filling = 2 * u64::from(self.settings.data_pack.max(self.settings.meta_pack));
         let largest = wanted.iter().map(|(pack, _)| pack.size).max().unwrap_or(1).max(1);
         let at_once = (self.settings.memory.saturating_sub(filling) / (2 * largest)).clamp(1, AT_ONCE as u64);
-        let (repository, stop) = (self.repository, self.stop);
+        let (repository, replica, stop) = (self.repository, self.replica, self.stop);
         let mut reads = stream::iter(wanted)
             .map(|(pack, frames)| async move {
                 if stop.requested() {
                     return Err(PruneError::Interrupted);
                 }
-                let read = read(repository, &pack, &frames).await;
-                read.map(|read| (pack, read)).ok_or_else(|| PruneError::Overtaken("frames to be moved were found damaged".into()))
+                match read(repository, &pack, &frames).await {
+                    Some(read) => Ok((pack, read)),
+                    None => Err(unread(repository, replica, &pack).await),
+                }
             })
             .buffered(at_once as usize);
         while let Some(next) = reads.next().await {
@@ -263,6 +265,24 @@ impl<'r> Repack<'r> {
             Ok(Err(WriteFault::LostCover(why))) => Err(PruneError::Overtaken(why)),
             Ok(Err(WriteFault::Repository(e))) => Err(e.into()),
             Err(e) => Err(RepositoryError::from(e).into()),
+        }
+    }
+}
+
+/// Why a pack could not be read: by now it is distrusted, and the plan is made without it; or its stores do not answer.
+async fn unread(repository: &Repository, replica: usize, pack: &PackRow) -> PruneError {
+    let known = match repository.index().await {
+        Ok(index) => {
+            let chunks = index.read().expect("no panic while the index is locked");
+            chunks.pack_number(&pack.hash).is_some_and(|number| chunks.pack(number).distrusted.has(replica))
+        }
+        Err(e) => return e.into(),
+    };
+    let hash = hex::encode(pack.hash);
+    match known {
+        true => PruneError::Overtaken(format!("pack {hash} was found damaged")),
+        false => {
+            RepositoryError::new(Fault::Failed, format!("pack {hash}, which is to be moved, can be read at no store")).into()
         }
     }
 }

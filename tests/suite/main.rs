@@ -29,6 +29,7 @@ mod probe;
 mod processes;
 mod prune;
 mod prune_command;
+mod prune_others;
 mod prune_places;
 mod prune_plans;
 mod prune_races;
