@@ -89,6 +89,8 @@ pub struct Moving {
 pub struct Plan {
     /// What becomes of each pack, by number; none: the log does not rely on it.
     pub fates: Vec<Option<Fate>>,
+    /// How far each pack is preferred as the place of a chunk, 0 first; none: never, it was found damaged.
+    ranks: Vec<Option<u32>>,
     /// What moves out of each pack that is taken apart, by its number.
     pub moves: Vec<(u32, Vec<Moving>)>,
     /// Live chunks that have no place at all.
@@ -100,11 +102,23 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The frame that is the place of a chunk, of those that hold it (number, and number of its pack); none: it lies in damaged
+    /// packs alone. What moves is what has its place where it lies: a copy beside it does not move, too.
+    pub fn place(&self, frames: impl Iterator<Item = (u32, u32)>) -> Option<u32> {
+        best(&self.ranks, frames)
+    }
+
     /// Numbers of the packs that go.
     pub fn going(&self) -> impl Iterator<Item = u32> {
         let goes = |fate: &Option<Fate>| matches!(fate, Some(Fate::Drop | Fate::Repack));
         self.fates.iter().enumerate().filter(move |(_, fate)| goes(fate)).map(|(number, _)| number as u32)
     }
+}
+
+fn best(ranks: &[Option<u32>], frames: impl Iterator<Item = (u32, u32)>) -> Option<u32> {
+    // Packs that came after the plan have no rank.
+    let ranked = frames.filter_map(|(frame, pack)| Some((ranks.get(pack as usize).copied()??, frame)));
+    ranked.min().map(|(_, frame)| frame)
 }
 
 /// Calls what it is given for every live chunk: its length in bytes, and the numbers of the frames that hold it here.
@@ -145,15 +159,17 @@ fn tally(packs: usize, live: &[u32], frame: &dyn Fn(u32) -> FrameFacts) -> Vec<T
 
 /// The packs in the order in which they are preferred as the place of a chunk: those that nothing would be freed of, then those
 /// that are live for the greater part. What an earlier run moved is of the first kind: it is not moved again.
-fn ranks(packs: &[PackFacts], tallies: &[Tally]) -> Vec<u32> {
+fn ranks(packs: &[PackFacts], tallies: &[Tally]) -> Vec<Option<u32>> {
     let mut order: Vec<u32> = (0..packs.len() as u32).collect();
     order.sort_by_cached_key(|number| {
         let (facts, tally) = (&packs[*number as usize], &tallies[*number as usize]);
         let parts = u128::from(tally.live) * 1_000_000 / u128::from(facts.size.max(1));
         (tally.freed > 0, Reverse(parts), *number)
     });
-    let mut ranks = vec![0; packs.len()];
-    order.into_iter().enumerate().for_each(|(rank, number)| ranks[number as usize] = rank as u32);
+    let mut ranks = vec![None; packs.len()];
+    for (rank, number) in order.into_iter().enumerate() {
+        ranks[number as usize] = (!packs[number as usize].distrusted).then_some(rank as u32);
+    }
     ranks
 }
 
@@ -169,15 +185,14 @@ pub fn plan(packs: &[PackFacts], frames: usize, frame: &dyn Fn(u32) -> FrameFact
     let mut lost = 0;
     chunks(&mut |length, places| {
         let pack = |place: &u32| frame(*place).pack as usize;
-        let best = places.iter().filter(|place| !packs[pack(place)].distrusted).min_by_key(|place| ranks[pack(place)]);
-        match best {
-            Some(best) => live[*best as usize] = live[*best as usize].saturating_add(length),
+        match best(&ranks, places.iter().map(|place| (*place, pack(place) as u32))) {
+            Some(best) => live[best as usize] = live[best as usize].saturating_add(length),
             None => places.iter().for_each(|place| pinned[pack(place)] = true),
         }
         lost += u64::from(places.is_empty());
     });
     let tallies = tally(packs.len(), &live, frame);
-    let mut out = Plan { lost, live: tallies.iter().map(|tally| tally.live).sum(), ..Plan::default() };
+    let mut out = Plan { ranks, lost, live: tallies.iter().map(|tally| tally.live).sum(), ..Plan::default() };
     let mut wasteful: Vec<u32> = Vec::new();
     for (number, (facts, tally)) in packs.iter().zip(&tallies).enumerate() {
         out.fates.push(facts.here.then(|| {

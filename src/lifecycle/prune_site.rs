@@ -49,6 +49,8 @@ pub struct Site<'r> {
 struct Work {
     plan: Plan,
     orphans: Names,
+    /// Objects that nothing needs and that are too young to go.
+    young: u64,
     /// Whether something would go if it were older.
     waits: bool,
 }
@@ -199,7 +201,7 @@ impl<'r> Site<'r> {
             return Err(RepositoryError::new(Fault::Integrity, why).into());
         }
         let waits = young > 0 || plan.fates.contains(&Some(Fate::Keep(Why::Young)));
-        Ok(Work { plan, orphans, waits })
+        Ok(Work { plan, orphans, young, waits })
     }
 
     /// Moves, proves, condemns.
@@ -210,8 +212,8 @@ impl<'r> Site<'r> {
         }
         if !work.plan.moves.is_empty() {
             self.progress.items_total.add(work.plan.moves.len() as u64);
-            let repack = Repack::new(self.repository, self.settings, self.replica, self.progress, self.stop);
-            let moved = repack.run(&work.plan.moves).await?;
+            let (plan, progress) = (&work.plan, self.progress);
+            let moved = Repack::new(self.repository, self.settings, self.replica, plan, progress, self.stop).run().await?;
             self.report.made.objects += moved.packs;
             self.report.made.bytes += moved.bytes;
         }
@@ -318,7 +320,7 @@ impl<'r> Site<'r> {
         let index = self.repository.index().await?;
         let chunks = index.read().expect("no panic while the index is locked");
         let (made, condemned) = (self.report.made, self.report.condemned);
-        self.report = ReplicaPruned { made, condemned, ..ReplicaPruned::default() };
+        self.report = ReplicaPruned { made, condemned, orphans_young: work.young, ..ReplicaPruned::default() };
         let report = &mut self.report;
         for (pack, fate) in chunks.packs().iter().zip(&work.plan.fates) {
             let Some(fate) = fate else { continue };

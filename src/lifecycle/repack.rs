@@ -14,7 +14,7 @@ use crate::chunk::id::ChunkId;
 use crate::format::index::PackEntry;
 use crate::format::pack::{Frame, PackBuilder, PackKind};
 use crate::lifecycle::prune::{PruneError, PruneSettings};
-use crate::lifecycle::prune_plan::Moving;
+use crate::lifecycle::prune_plan::{Moving, Plan};
 use crate::progress::{Progress, Stop};
 use crate::replica::Mask;
 use crate::replica::patience::while_it_answers;
@@ -50,14 +50,15 @@ struct Group {
     chunks: Vec<(ChunkId, u32)>,
 }
 
-/// A frame that was read, and whether it is to be opened.
-type Read = (Frame, Bytes, bool);
+/// A frame that was read, and its number if it is to be opened.
+type Read = (Frame, Bytes, Option<u32>);
 
 /// The way into new packs of one replica.
 pub struct Repack<'r> {
     repository: &'r Repository,
     settings: &'r PruneSettings,
     replica: usize,
+    plan: &'r Plan,
     progress: &'r Progress,
     stop: &'r Stop,
     /// Packs that are being filled, each with its number of chunks.
@@ -82,24 +83,25 @@ impl<'r> Repack<'r> {
         repository: &'r Repository,
         settings: &'r PruneSettings,
         replica: usize,
+        plan: &'r Plan,
         progress: &'r Progress,
         stop: &'r Stop,
     ) -> Repack<'r> {
         let (open, groups, waiting) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Repack { repository, settings, replica, progress, stop, open, groups, waiting, moved: Moved::default() }
+        Repack { repository, settings, replica, plan, progress, stop, open, groups, waiting, moved: Moved::default() }
     }
 
-    /// Carries out moves, each out of the pack of that number, and publishes what they come to. What was published before it
-    /// fails stays; the next run finds it.
-    pub async fn run(mut self, moves: &[(u32, Vec<Moving>)]) -> Result<Moved, PruneError> {
+    /// Carries out the moves of the plan, and publishes what they come to. What was published before it fails stays; the next
+    /// run finds it.
+    pub async fn run(mut self) -> Result<Moved, PruneError> {
         let index = self.repository.index().await?;
-        let mut wanted: Vec<(PackRow, Vec<(Spot, bool)>)> = Vec::new();
+        let mut wanted: Vec<(PackRow, Vec<(Spot, Option<u32>)>)> = Vec::new();
         {
             let chunks = index.read().expect("no panic while the index is locked");
-            for (pack, frames) in moves {
+            for (pack, frames) in &self.plan.moves {
                 let spot = |moving: &Moving| {
                     let frame = chunks.frame(moving.frame);
-                    ((frame.offset, frame.stored), moving.opened)
+                    ((frame.offset, frame.stored), moving.opened.then_some(moving.frame))
                 };
                 wanted.push((chunks.pack(*pack).clone(), frames.iter().map(spot).collect()));
             }
@@ -123,8 +125,8 @@ impl<'r> Repack<'r> {
             self.progress.set_current(|| format!("pack {}", hex::encode(pack.hash)));
             for (frame, bytes, opened) in frames {
                 match opened {
-                    true => self.take_apart(pack.kind, frame, bytes).await?,
-                    false => {
+                    Some(number) => self.take_apart(pack.kind, number, frame, bytes).await?,
+                    None => {
                         let chunks: Vec<_> = frame.chunks().map(|span| (span.id, span.length)).collect();
                         self.append(pack.kind, &bytes, frame.shape().map_err(unwritable)?, &chunks).await?;
                     }
@@ -147,14 +149,18 @@ impl<'r> Repack<'r> {
         Ok(self.moved)
     }
 
-    /// Opens a frame, and puts those of its chunks that are live into groups.
-    async fn take_apart(&mut self, kind: PackKind, frame: Frame, bytes: Bytes) -> Result<(), PruneError> {
+    /// Opens a frame, and puts those of its chunks that are live and have their place there into groups.
+    async fn take_apart(&mut self, kind: PackKind, number: u32, frame: Frame, bytes: Bytes) -> Result<(), PruneError> {
         let (keyring, shape) = (self.repository.keyring.clone(), frame.shape().map_err(unwritable)?);
         let opened = self.repository.env.cpu(move || keyring.sealer.open(seal_kind(kind), shape, &bytes)).await;
         let plain = opened.map_err(|_| PruneError::Overtaken("a frame to be moved does not open".into()))?;
         let index = self.repository.index().await?;
         for span in frame.chunks() {
-            if !index.read().expect("no panic while the index is locked").is_marked(&span.id) {
+            let moves = {
+                let chunks = index.read().expect("no panic while the index is locked");
+                chunks.is_marked(&span.id) && self.plan.place(chunks.frames_of(&span.id, self.replica)) == Some(number)
+            };
+            if !moves {
                 continue;
             }
             let chunk = plain.get(span.offset as usize..span.offset as usize + span.length as usize).unwrap_or_default();
@@ -262,7 +268,7 @@ impl<'r> Repack<'r> {
 }
 
 /// The frames of a pack that are to move; `None` when some of them can be had nowhere.
-async fn read(repository: &Repository, pack: &PackRow, frames: &[(Spot, bool)]) -> Option<Vec<Read>> {
+async fn read(repository: &Repository, pack: &PackRow, frames: &[(Spot, Option<u32>)]) -> Option<Vec<Read>> {
     let spots: Vec<Spot> = frames.iter().map(|(spot, _)| *spot).collect();
     let bytes: u64 = spots.iter().map(|(_, stored)| u64::from(*stored)).sum();
     let mut found: BTreeMap<u32, (Frame, Bytes)> = BTreeMap::new();
@@ -277,6 +283,6 @@ async fn read(repository: &Repository, pack: &PackRow, frames: &[(Spot, bool)]) 
         let some = repository.pack_frames(pack, &spots).await;
         found.extend(some.into_iter().map(|(frame, bytes)| (frame.offset as u32, (frame, bytes))));
     }
-    let one = |((offset, _), opened): &(Spot, bool)| found.remove(offset).map(|(frame, bytes)| (frame, bytes, *opened));
+    let one = |((offset, _), opened): &(Spot, Option<u32>)| found.remove(offset).map(|(frame, bytes)| (frame, bytes, *opened));
     frames.iter().map(one).collect()
 }

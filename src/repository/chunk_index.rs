@@ -303,6 +303,13 @@ impl ChunkIndex {
         self.rows.get(&short(id)).is_some_and(|row| row.offset & MARK != 0)
     }
 
+    /// The frames that hold a chunk in packs which the log of `replica` relies on, distrusted ones included: the number of each,
+    /// and that of its pack.
+    pub fn frames_of(&self, id: &ChunkId, replica: usize) -> impl Iterator<Item = (u32, u32)> {
+        let pack = |row: &Row| self.frames[row.frame as usize].pack;
+        self.rows_of(id).map(move |row| (row.frame, pack(row))).filter(move |(_, pack)| self.packs[*pack as usize].published.has(replica))
+    }
+
     /// Takes all marks back.
     pub fn unmark(&mut self) {
         self.rows.values_mut().for_each(|row| row.offset &= !MARK);

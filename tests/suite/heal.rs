@@ -521,7 +521,7 @@ async fn a_crash_at_every_operation() {
             break;
         }
     }
-    println!("{points} crash points");
+    println!("figure: crash points, heal: {points}");
     assert!(points > 50, "{points}");
 }
 

@@ -16,7 +16,7 @@ use holdfast::store::error::StoreErrorKind;
 use holdfast::store::meter::Operation;
 
 use crate::support::faulty_store::Fault;
-use crate::support::pruning::{History, bytes_at, count, deletes_are_condemned, prune, pruned, pruned_at, recorded, settings};
+use crate::support::pruning::{History, bytes_at, count, deletes_are_condemned, prune, pruned, recorded, settings};
 use crate::support::stage::{opening, unlock};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -28,33 +28,10 @@ async fn half_of_a_history_goes_and_the_other_half_stays() {
     history.forget(|i| i % 2 == 0).await;
     let stage = &history.stage;
     let before = bytes_at(stage, 0, "").await;
-    let (notes, members) = recorded(stage);
-    let slots: Vec<u64> = {
-        let mut slots = Vec::new();
-        for at in 0..3 {
-            slots.push(stage.names_at(at, "log/").await.len() as u64);
-        }
-        slots
-    };
-    let replicas = pruned_at(stage, members, &settings()).await;
-    for (at, one) in replicas.iter().enumerate() {
+    for one in pruned(stage, &settings()).await {
         assert!(one.dropped.objects > 0 && one.repacked.objects > 0 && one.made.objects > 0, "{one:?}");
         assert!(one.made.bytes < one.repacked.bytes && one.deleted.waiting == 0, "{one:?}");
         assert_eq!((one.condemned, one.young.objects, one.tolerated.objects), (one.deleted.objects, 0, 0), "{one:?}");
-        let records = notes[at].take();
-        // What was asked is what is told, and each kind of it is accounted for.
-        let requests = one.requests;
-        let of = |operation| count(&records, operation, "");
-        assert_eq!((requests.put, requests.get), (of(Operation::Put), of(Operation::Get)), "{requests:?}");
-        assert_eq!((requests.stat, requests.list, requests.delete), (of(Operation::Stat), 1, 1), "{requests:?}");
-        let put = |class| count(&records, Operation::Put, class);
-        assert_eq!(put("data/") + put("meta/"), one.made.objects);
-        // Publish and condemn; where the index was compacted, its record, and the one that condemns the old segments.
-        let compacted = u64::from(one.segments_replaced > 0);
-        assert_eq!((put("log/"), put("index/") >= 1 + compacted), (2 + 2 * compacted, true), "{one:?}");
-        assert_eq!(of(Operation::Delete), one.deleted.objects);
-        let deletes = deletes_are_condemned(&stage.open().await, at, slots[at], &records).await;
-        assert_eq!(deletes, one.deleted.objects);
     }
     let after = bytes_at(stage, 0, "").await;
     println!("{before} bytes before, {after} after");
@@ -62,20 +39,38 @@ async fn half_of_a_history_goes_and_the_other_half_stays() {
     history.sound().await;
     let (left, _) = stage.open().await.forgotten().await;
     assert!(left.is_empty(), "what was pruned cannot come back, and is not offered");
-    // Once more there is nothing to do, and nothing is written.
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_of_the_store_is_told_and_no_more_than_needed() {
+    let mut history = History::of(11, &["a"], 10).await;
+    history.forget(|i| i % 2 == 0).await;
+    let stage = &history.stage;
+    let slots = stage.names_at(0, "log/").await.len() as u64;
     let (notes, members) = recorded(stage);
-    for one in pruned_at(stage, members, &settings()).await {
-        assert_eq!(
-            (one.dropped.objects, one.repacked.objects, one.orphans.objects, one.deleted.objects),
-            (0, 0, 0, 0),
-            "{one:?}"
-        );
-    }
-    for store in &notes {
-        let records = store.take();
-        let written = count(&records, Operation::Put, "") - count(&records, Operation::Put, "descriptor");
-        assert_eq!((written, count(&records, Operation::Delete, "")), (0, 0));
-    }
+    let repository = stage.open_at(members, ReplicaSettings::default()).await.expect("it opens");
+    drop(notes[0].take());
+    let one = prune(&repository, &settings()).await.expect("a prune").replicas.remove(0);
+    let records = notes[0].take();
+    let (requests, of) = (one.requests, |operation| count(&records, operation, ""));
+    println!("{requests:?} for {one:?}");
+    assert_eq!((requests.put, requests.get), (of(Operation::Put), of(Operation::Get)));
+    // A thousand names go in one request.
+    assert_eq!((requests.stat, requests.list, requests.delete), (of(Operation::Stat), 1, 1));
+    assert_eq!((of(Operation::List), of(Operation::Delete)), (1, one.deleted.objects));
+    let put = |class| count(&records, Operation::Put, class);
+    assert_eq!(put("data/") + put("meta/"), one.made.objects);
+    // Publish and condemn; where the index was compacted, its record, and the one that condemns the old segments.
+    let compacted = u64::from(one.segments_replaced > 0);
+    assert_eq!((put("log/"), put("index/")), (2 + 2 * compacted, 1 + compacted), "{one:?}");
+    // Every pack that is taken apart is read once, in one request or in one for its trailer, its header and each run of frames.
+    assert!(count(&records, Operation::Get, "data/") <= 4 * one.repacked.objects, "{one:?}");
+    assert_eq!(deletes_are_condemned(&repository, 0, slots, &records).await, one.deleted.objects);
+    // Once more there is nothing to do: nothing is written.
+    let one = prune(&repository, &settings()).await.expect("a prune").replicas.remove(0);
+    assert_eq!((one.dropped.objects, one.repacked.objects, one.orphans.objects, one.deleted.objects), (0, 0, 0, 0), "{one:?}");
+    let records = notes[0].take();
+    assert_eq!((count(&records, Operation::Put, ""), count(&records, Operation::Delete, "")), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,4 +294,13 @@ async fn a_segment_that_nobody_gives_keeps_everything() {
     let records = notes[0].take();
     assert_eq!(count(&records, Operation::Delete, ""), 0);
     assert!(stage.stores[0].stat(&segment).await.expect("memory answers").is_none());
+    // Not even where nothing live is known to need it: its packs must not pass for orphans.
+    let mut history = History::of(10, &["a"], 1).await;
+    history.forget(|_| true).await;
+    let stage = &history.stage;
+    let segment = stage.names_at(0, "index/").await.remove(0);
+    stage.tamper(0, &segment, &|_| None).await;
+    let one = prune(&stage.open().await, &settings()).await.expect("a report").replicas.remove(0);
+    assert_eq!((one.fault, one.condemned, one.deleted.objects), (Some(Class::Integrity), 0, 0), "{one:?}");
+    assert!(!stage.names_at(0, "data/").await.is_empty());
 }

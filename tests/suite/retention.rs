@@ -639,6 +639,10 @@ fn restic_decides_the_same() {
         assert_eq!(mine, theirs(&restic(at, "UTC", &words).expect("a report")), "{words:?}");
         compared += 1;
     }
-    println!("{compared} policies over {} snapshots decided the same by {}", all.len(), version.unwrap_or_default().trim());
+    println!(
+        "figure: retention, {compared} policies over {} snapshots decided the same by {}",
+        all.len(),
+        version.unwrap_or_default().trim()
+    );
     assert!(compared >= 20, "{compared}");
 }
