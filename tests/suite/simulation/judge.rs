@@ -40,6 +40,17 @@ pub struct Promise {
     pub host: String,
 }
 
+/// Who created an object.
+#[derive(Clone, Copy, Default)]
+pub struct Sender<'s> {
+    /// The client; none: its request arrived late.
+    pub client: Option<usize>,
+    /// What it was doing.
+    pub doing: Doing,
+    /// How far it surely knew each log.
+    pub knows: &'s [u64],
+}
+
 /// Knows what was promised, and sees what happens.
 pub struct Judge {
     keyring: Option<Arc<Keyring>>,
@@ -48,6 +59,8 @@ pub struct Judge {
     pub logs: Vec<LogView>,
     /// What each snapshot has to hold, by tag.
     pub trees: BTreeMap<String, Tree>,
+    /// Who committed each snapshot first.
+    makers: BTreeMap<Hash, Option<usize>>,
     /// What clients were told is safe, by snapshot id.
     pub promises: BTreeMap<Hash, Promise>,
     /// Hosts of which somebody forgot snapshots by name: they may have none left.
@@ -85,6 +98,7 @@ impl Judge {
             names: names.to_vec(),
             logs: names.iter().map(|_| LogView::default()).collect(),
             trees: BTreeMap::new(),
+            makers: BTreeMap::new(),
             promises: BTreeMap::new(),
             emptied: BTreeSet::new(),
             broken: Vec::new(),
@@ -102,20 +116,21 @@ impl Judge {
         for (at, shelf) in shelves.iter().enumerate() {
             for slot in 1.. {
                 let Ok(bytes) = shelf.get(&layout::slot(1, slot), None) else { break };
-                self.slot(shelves, at, slot, &bytes, Doing::Other, &[]);
+                self.slot(shelves, at, slot, &bytes, Sender::default());
             }
         }
     }
 
-    /// An object was created. `knows`: how far its sender surely knew each log.
+    /// An object was created.
     pub fn created(&mut self, shelves: &[Shelf], at: usize, name: &ObjectName, bytes: &Bytes, doing: Doing, knows: &[u64]) {
         let slot = name.as_str().strip_prefix("log/00000001/").and_then(|slot| slot.parse().ok());
         if let (Some(slot), true) = (slot, self.keyring.is_some()) {
-            self.slot(shelves, at, slot, bytes, doing, knows);
+            self.slot(shelves, at, slot, bytes, sender);
         }
     }
 
-    fn slot(&mut self, shelves: &[Shelf], at: usize, slot: u64, bytes: &Bytes, doing: Doing, knows: &[u64]) {
+    fn slot(&mut self, shelves: &[Shelf], at: usize, slot: u64, bytes: &Bytes, sender: Sender<'_>) {
+        let Sender { client, doing, knows } = sender;
         let store = self.names[at];
         let Some(keyring) = self.keyring.clone() else { return };
         let expected = Expected { replica_id: self.logs[at].replica, epoch: 1, slot };
@@ -139,7 +154,9 @@ impl Judge {
                 let known = |(other, log): (usize, &LogView)| {
                     log.forgotten.get(&id).is_some_and(|slot| knows.get(other).is_some_and(|known| known >= slot))
                 };
-                if let Some(other) = (0..self.logs.len()).find(|other| known((*other, &self.logs[*other]))) {
+                // A run whose own snapshot is forgotten while it commits it is not to blame.
+                let own = client.is_some() && *self.makers.entry(id).or_insert(client) == client;
+                if !own && let Some(other) = (0..self.logs.len()).find(|other| known((*other, &self.logs[*other]))) {
                     let (other, id) = (self.names[other], short(&id));
                     self.accuse(format!("{store}: slot {slot} commits {id}, which {other} had forgotten, as the writer knew"));
                 }

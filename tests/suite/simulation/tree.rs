@@ -32,12 +32,13 @@ struct Item {
 pub struct Model {
     items: BTreeMap<Vec<u8>, Item>,
     changes: i64,
+    owner: u64,
 }
 
 impl Model {
-    /// A tree of a few files in two folders.
-    pub fn new(dice: &mut Dice) -> Model {
-        let mut model = Model { items: BTreeMap::new(), changes: 0 };
+    /// A tree of a few files in two folders. What two owners have never looks like the same file unchanged.
+    pub fn new(owner: usize, dice: &mut Dice) -> Model {
+        let mut model = Model { items: BTreeMap::new(), changes: 0, owner: owner as u64 };
         for folder in [&b""[..], b"a", b"b"] {
             model.set(folder, None);
         }
@@ -49,7 +50,7 @@ impl Model {
 
     fn set(&mut self, key: &[u8], content: Option<Arc<Vec<u8>>>) {
         self.changes += 1;
-        let inode = self.items.get(key).map_or(self.changes as u64, |item| item.inode);
+        let inode = self.items.get(key).map_or(self.owner << 32 | self.changes as u64, |item| item.inode);
         self.items.insert(key.to_vec(), Item { content, changed: self.changes, inode });
     }
 

@@ -83,7 +83,7 @@ impl Weather {
             *rate = dice.pick(&[0, 0, 10, 40, 150]);
         }
         // A listing is old often, where it is at all.
-        weather.old *= 20;
+        weather.old *= 40;
         let slices = [&mut weather.kill, &mut weather.freeze, &mut weather.outage, &mut weather.full, &mut weather.denied];
         for rate in slices {
             *rate = dice.pick(&[0, 0, 5, 20, 60]);

@@ -11,7 +11,7 @@ use holdfast::store::meter::Operation;
 use holdfast::store::name::ObjectName;
 
 use crate::simulation::dice::Dice;
-use crate::simulation::judge::Judge;
+use crate::simulation::judge::{Judge, Sender};
 use crate::simulation::shelf::Shelf;
 use crate::simulation::weather::{Fate, Weather};
 
@@ -173,7 +173,7 @@ impl World {
         let created = self.shelves[at].put(name, bytes.clone(), self.step, self.now);
         if created {
             let knows = client.map(|client| self.turns[client].knows()).unwrap_or_default();
-            self.judge.created(&self.shelves, at, name, bytes, doing, &knows);
+            self.judge.created(&self.shelves, at, name, bytes, Sender { client, doing, knows: &knows });
         }
         created
     }
