@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cli::{backup, completions, forget, heal, init, key, ls, restore, snapshots, status, undelete, verify};
+use crate::cli::{backup, completions, forget, heal, init, key, ls, repair, restore, snapshots, status, undelete, verify};
 use crate::config::Overrides;
 use crate::config::amount::Size;
 use crate::config::secret::{Named, SecretSource};
@@ -123,6 +123,8 @@ pub enum Command {
     Undelete(undelete::UndeleteArguments),
     /// Bring replicas up to date that lack what others hold, and replace what is damaged
     Heal(heal::HealArguments),
+    /// Make a replica's own records again where they are lost: its index, or its log
+    Repair(repair::RepairArguments),
     /// Show the replicas side by side
     Status(status::StatusArguments),
     /// Manage the keys that open the repository

@@ -16,6 +16,7 @@ pub mod key;
 pub mod ls;
 pub mod output;
 pub mod prompt;
+pub mod repair;
 pub mod restore;
 pub mod select;
 pub mod snapshots;
@@ -105,6 +106,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<Outcome, Failur
         Command::Forget(arguments) => forget::run(context, *arguments).await,
         Command::Undelete(arguments) => undelete::run(context, arguments).await,
         Command::Heal(arguments) => heal::run(context, arguments).await,
+        Command::Repair(arguments) => repair::run(context, arguments).await,
         Command::Status(arguments) => status::run(context, arguments).await,
         Command::Key(arguments) => key::run(context, arguments).await,
         Command::Completions(arguments) => completions::run(context, arguments),

@@ -76,6 +76,16 @@ pub fn slot(epoch: u32, slot: u64) -> ObjectName {
     name(format!("log/{epoch:08x}/{slot:020}"))
 }
 
+/// What all slots of an epoch begin with.
+pub fn slot_prefix(epoch: u32) -> String {
+    format!("log/{epoch:08x}/")
+}
+
+/// The number of a slot by its name.
+pub fn parse_slot(object: &ObjectName) -> Option<u64> {
+    object.as_str().rsplit('/').next()?.parse().ok()
+}
+
 /// A checkpoint as of `slot`: the newest lists first.
 pub fn checkpoint(epoch: u32, slot: u64) -> ObjectName {
     name(format!("checkpoints/{epoch:08x}/{:020}", u64::MAX - slot))

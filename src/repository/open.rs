@@ -288,6 +288,11 @@ async fn audit(
         if let Some(damage) = &log.damaged {
             faults.insert(index, (damage.fault, damage.why.clone()));
         }
+        if log.is_unfinished() {
+            let why =
+                format!("store {name}: the repair of its log was interrupted: run `holdfast repair log {name}` to finish it");
+            faults.entry(index).or_insert((Fault::Integrity, why));
+        }
         if id.is_none() {
             let why = format!("store {name}: its log has not begun: run `holdfast heal` to make it a replica");
             faults.entry(index).or_insert((Fault::NoRepository, why));

@@ -9,7 +9,7 @@ use futures::stream;
 use crate::format::snapshot::Snapshot;
 use crate::format::{Hash, object_hash};
 use crate::replica::Mask;
-use crate::replica::read::read_any;
+use crate::replica::read::{read_any, read_one};
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::layout::{self, Class};
 use crate::repository::{Met, Repository};
@@ -175,6 +175,24 @@ impl Repository {
             }
         }
         None
+    }
+
+    /// A snapshot's object as it lies at one replica, whether a log names it or not; `None` when it is damaged or missing there.
+    pub async fn snapshot_at(&self, index: usize, object: &Hash) -> Result<Option<(Snapshot, Bytes)>, RepositoryError> {
+        let name = layout::hashed(Class::Snapshot, object);
+        let read = read_one(&self.set.replicas[index], &name, None, async |stored: Bytes| {
+            if object_hash(&stored) != *object {
+                return Err("its bytes do not match its name".to_owned());
+            }
+            Snapshot::decode(&stored, &self.keyring.keys.log, &self.keyring.repository_id)
+                .map(|snapshot| (snapshot, stored))
+                .map_err(|e| crate::repository::log::chain(&e))
+        });
+        match read.await {
+            Ok(found) => Ok(Some(found)),
+            Err(fault) if fault.is_damage() => Ok(None),
+            Err(fault) => Err(crate::repository::log::read_error(&name, fault)),
+        }
     }
 
     /// The snapshot that `text` names: an id or a unique beginning of one, `latest`, or `latest~N` (N before the latest).
