@@ -26,6 +26,8 @@ mod model;
 mod probe;
 mod processes;
 mod real_trees;
+mod repair_index;
+mod repair_log;
 mod replica_faults;
 mod restore_faults;
 mod restore_target;
