@@ -177,6 +177,29 @@ impl Repository {
         None
     }
 
+    /// The snapshot whose id begins with `text` and that lies somewhere although no log names it: a repair of the log did not
+    /// find it whole, or the record that committed it is lost. One that was forgotten is none; several are [`Fault::Usage`].
+    pub async fn unrooted(&self, text: &str) -> Result<Option<Snapshot>, RepositoryError> {
+        let wanted = text.to_ascii_lowercase();
+        let forgotten = self.forgotten_ids().await;
+        let mut found: BTreeMap<Hash, Snapshot> = BTreeMap::new();
+        for index in self.readable().indices() {
+            for object in self.listed(index, Class::Snapshot).await? {
+                let Some((snapshot, _)) = self.snapshot_at(index, &object).await? else { continue };
+                let Ok(id) = snapshot.snapshot_id() else { continue };
+                if hex::encode(id).starts_with(&wanted) && !forgotten.contains(&id) {
+                    found.insert(id, snapshot);
+                }
+            }
+        }
+        match found.len() {
+            0 | 1 => Ok(found.into_values().next()),
+            several => {
+                Err(RepositoryError::new(Fault::Usage, format!("{several} snapshots' ids begin with {wanted}: write more of it")))
+            }
+        }
+    }
+
     /// A snapshot's object as it lies at one replica, whether a log names it or not; `None` when it is damaged or missing there.
     pub async fn snapshot_at(&self, index: usize, object: &Hash) -> Result<Option<(Snapshot, Bytes)>, RepositoryError> {
         let name = layout::hashed(Class::Snapshot, object);

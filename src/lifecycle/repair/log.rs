@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use crate::format::Hash;
 use crate::format::record::ObjectClass;
+use crate::lifecycle::forget::carry;
 use crate::lifecycle::heal::HealError;
 use crate::lifecycle::repair::RepairSettings;
 use crate::lifecycle::repair::adopt::{self, Adoption};
 use crate::lifecycle::repair::roots;
 use crate::lifecycle::repair::rows::class;
 use crate::progress::{Progress, Stop};
+use crate::replica::Mask;
 use crate::repository::Repository;
 use crate::repository::epochs::LogNeeds;
 use crate::repository::error::{Fault, RepositoryError};
@@ -107,6 +109,9 @@ pub async fn run(
     let adopted = adoption.done;
     let found = roots::commit(repository, index, &past, progress, stop).await?;
     going_on(stop)?;
+    for (_, carried) in carry(repository, Mask::one(index)).await {
+        carried?;
+    }
     report.void = condemn(repository, index, &past, &adopted, &found.void).await?;
     repository.finish_repair(index, &past).await?;
     (report.kept, report.copied, report.bytes_copied) = (adopted.kept, adopted.copied, adopted.bytes_copied);

@@ -40,8 +40,7 @@ pub struct Roots {
 /// The snapshots that are known of, by id: committed according to the old log, held by other replicas, and, where not all of the
 /// old log is known, lying here.
 async fn candidates(repository: &Repository, index: usize, past: &Past) -> Result<BTreeMap<Hash, Candidate>, HealError> {
-    let mut forgotten = repository.forgotten_ids().await;
-    forgotten.extend(&past.state.forgotten);
+    let forgotten = &past.state.forgotten;
     let mut found: BTreeMap<Hash, Candidate> = BTreeMap::new();
     let mut objects: BTreeSet<Hash> = past.state.snapshots.values().map(|live| live.object).collect();
     if !past.complete {
@@ -98,12 +97,16 @@ pub async fn commit(
     let lost = past.state.snapshots.keys().filter(gone);
     roots.not_whole.extend(lost.map(|id| (*id, "its object is damaged or missing wherever it lies".to_owned(), false)));
     let mut order: Vec<(Hash, Candidate)> = found.into_iter().collect();
-    order.sort_by_key(|(id, c)| (c.snapshot.time_seconds, c.snapshot.time_nanos, *id));
+    // What only others have forgotten is given up when all that is live lies here, and not before: it comes last.
+    order.sort_by_key(|(id, c)| (forgotten.contains(id), c.snapshot.time_seconds, c.snapshot.time_nanos, *id));
     let mut old: Vec<(Hash, Vec<(Hash, Bytes)>)> = Vec::new();
     let mut walk = Closure::new(repository, repository.index().await?, stop);
     for (id, candidate) in order {
         if held.contains(&id) {
             old.push((id, candidate.own));
+            continue;
+        }
+        if forgotten.contains(&id) && roots.not_whole.is_empty() {
             continue;
         }
         progress.set_current(|| format!("snapshot {}", hex::encode(&id[..4])));
