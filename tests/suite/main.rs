@@ -49,3 +49,4 @@ mod support;
 mod three_clouds;
 mod verify_repository;
 mod verify_shares;
+mod what_is_left;

@@ -18,12 +18,14 @@ use holdfast::repository::epochs::LogNeeds;
 use holdfast::repository::error::Fault as Class;
 use holdfast::repository::{Access, Repository, layout};
 use holdfast::store::Store;
+use holdfast::store::error::StoreErrorKind;
 use holdfast::store::memory::MemoryStore;
+use holdfast::store::meter::Operation;
 use holdfast::store::name::ObjectName;
 use holdfast::verify::VerifySettings;
 use holdfast::verify::share::Share;
 
-use crate::support::faulty_store::{FaultyStore, How};
+use crate::support::faulty_store::{Fault as Outage, FaultyStore, How};
 use crate::support::stage::{Stage, backing_up, copy_of, grow, opening, run, tree, unlock};
 
 /// A repository with two snapshots and a few records more.
@@ -313,11 +315,43 @@ async fn nobody_who_knew_the_old_log_writes_to_it() {
     assert_eq!(report.epoch, 2);
     let refused = sleeper.note(0, "test", "late".into()).await.expect_err("the epoch is over");
     assert!(refused.message.contains("new epoch"), "{refused}");
-    let forget = Action::Forget(Forget { ids: vec![Bytes::copy_from_slice(&ground.first)] });
+    let forget = || Action::Forget(Forget { ids: vec![Bytes::copy_from_slice(&ground.first)] });
     let mut log = second.log(0).await.expect("there");
-    assert!(log.append(forget, true, &[], |_| Ok(())).await.is_err());
+    assert!(log.append(forget(), true, &[], |_| Ok(())).await.is_err());
     drop(log);
     well(&stage, &ground, 0, "after the sleepers").await;
+    // The fence alone stops them, wherever they were: the new epoch has not begun when they look for it.
+    for gap in [false, true] {
+        let stage = ground.again().await;
+        let early = stage.open().await;
+        stage.open().await.note(0, "test", "one more".into()).await.expect("noted");
+        let late = stage.open().await;
+        match gap {
+            // The very slot that the first of them would take next.
+            true => stage.tamper(0, &slot(last + 1), &|_| None).await,
+            false => spoil(&stage, 0, &slot(last + 1)).await,
+        }
+        let mut members = stage.members();
+        let fails = |call: &crate::support::faulty_store::Call| match call.name.starts_with("log/00000002") {
+            true if call.operation == Operation::Put => Outage::FailBefore(StoreErrorKind::Denied),
+            _ => Outage::Pass,
+        };
+        members[0] = stage.member("a", Arc::new(FaultyStore::new(&stage.env, Arc::new(stage.stores[0].clone()), fails)));
+        // With the gap, only who saw what was there knows that something is missing.
+        let repository = open(&stage, members).await;
+        if repository.log_needs(0).await.expect("known") == LogNeeds::Nothing {
+            assert!(gap);
+            continue;
+        }
+        assert!(repair_with(&repository, 0, &small()).await.is_err(), "the new epoch cannot begin");
+        for sleeper in [&early, &late] {
+            let mut log = sleeper.log(0).await.expect("there");
+            assert!(log.append(forget(), true, &[], |_| Ok(())).await.is_err());
+        }
+        let report = repair(&stage, 0).await;
+        assert_eq!((report.epoch, report.finished), (2, false));
+        well(&stage, &ground, 0, &format!("fenced, gap: {gap}")).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
