@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cli::{backup, completions, forget, heal, init, key, ls, repair, restore, snapshots, status, undelete, verify};
+use crate::cli::{
+    backup, completions, forget, heal, init, key, ls, repair, restore, retire, snapshots, status, undelete, verify,
+};
 use crate::config::Overrides;
 use crate::config::amount::Size;
 use crate::config::secret::{Named, SecretSource};
@@ -125,6 +127,8 @@ pub enum Command {
     Heal(heal::HealArguments),
     /// Make a replica's own records again where they are lost: its index, or its log
     Repair(repair::RepairArguments),
+    /// Take out a store that is lost or given up
+    Retire(retire::RetireArguments),
     /// Show the replicas side by side
     Status(status::StatusArguments),
     /// Manage the keys that open the repository

@@ -18,6 +18,7 @@ pub mod output;
 pub mod prompt;
 pub mod repair;
 pub mod restore;
+pub mod retire;
 pub mod select;
 pub mod snapshots;
 pub mod status;
@@ -107,6 +108,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<Outcome, Failur
         Command::Undelete(arguments) => undelete::run(context, arguments).await,
         Command::Heal(arguments) => heal::run(context, arguments).await,
         Command::Repair(arguments) => repair::run(context, arguments).await,
+        Command::Retire(arguments) => retire::run(context, arguments).await,
         Command::Status(arguments) => status::run(context, arguments).await,
         Command::Key(arguments) => key::run(context, arguments).await,
         Command::Completions(arguments) => completions::run(context, arguments),

@@ -48,7 +48,7 @@ pub struct IndexArguments {
 pub struct LogArguments {
     /// The store whose log is damaged
     #[arg(value_name = "STORE")]
-    pub store: String,
+    pub at: String,
     /// Say what would be done; write nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -135,15 +135,15 @@ pub fn index_outcome(reports: &[IndexRepaired]) -> Outcome {
 
 async fn repair_log(context: &Context, arguments: LogArguments) -> Result<Outcome, Failure> {
     let settings = context.settings()?;
-    let how = how(&settings, vec![arguments.store.clone()], arguments.dry_run)?;
+    let how = how(&settings, vec![arguments.at.clone()], arguments.dry_run)?;
     let unlock = context.unlock(&settings, false).await?;
     let access = if how.dry_run { Access::Read } else { Access::Write };
     let repository = context.open(&settings, &unlock, access).await?;
-    if let Some((_, _, e)) = repository.set.closed.iter().find(|(closed, ..)| *closed == arguments.store) {
-        return Err(Failure::new(Fault::Failed, format!("store {} cannot be opened: {}", arguments.store, e.story())));
+    if let Some((_, _, e)) = repository.set.closed.iter().find(|(closed, ..)| *closed == arguments.at) {
+        return Err(Failure::new(Fault::Failed, format!("store {} cannot be opened: {}", arguments.at, e.story())));
     }
-    let index = repository.set.replicas.iter().find(|r| r.name == arguments.store).map(|r| r.index);
-    let index = index.ok_or_else(|| Failure::usage(format!("there is no store {:?}", arguments.store)))?;
+    let index = repository.set.replicas.iter().find(|r| r.name == arguments.at).map(|r| r.index);
+    let index = index.ok_or_else(|| Failure::usage(format!("there is no store {:?}", arguments.at)))?;
     let progress = Progress::default();
     let result = {
         let _watch = Watch::start(&context.env, &context.output, &progress, "repairing the log");

@@ -15,7 +15,7 @@ use crate::repository::{Access, Repository};
 pub struct RetireArguments {
     /// The store that is lost or given up
     #[arg(value_name = "STORE")]
-    pub store: String,
+    pub at: String,
     /// The id of its replica, where the store does not answer and several are missing
     #[arg(long, value_name = "ID")]
     pub replica_id: Option<String>,
@@ -27,8 +27,8 @@ pub struct RetireArguments {
 /// Takes a replica out.
 pub async fn run(context: &Context, arguments: RetireArguments) -> Result<Outcome, Failure> {
     let settings = context.settings()?;
-    if !settings.stores.iter().any(|store| store.name == arguments.store) {
-        return Err(Failure::usage(format!("there is no store {:?}", arguments.store)));
+    if !settings.stores.iter().any(|store| store.name == arguments.at) {
+        return Err(Failure::usage(format!("there is no store {:?}", arguments.at)));
     }
     if settings.stores.len() < 2 {
         return Err(Failure::new(Fault::Refused, "this is the only store: there would be no repository left"));
@@ -36,7 +36,7 @@ pub async fn run(context: &Context, arguments: RetireArguments) -> Result<Outcom
     let unlock = context.unlock(&settings, false).await?;
     let repository = context.open(&settings, &unlock, Access::Write).await?;
     let id = which(&repository, &arguments).await?;
-    let retired = context.interruptible(repository.retire(id, &arguments.store)).await??;
+    let retired = context.interruptible(repository.retire(id, &arguments.at)).await??;
     let output = &context.output;
     if let Err(why) = repository.save_heads() {
         output.note(&why);
@@ -46,11 +46,11 @@ pub async fn run(context: &Context, arguments: RetireArguments) -> Result<Outcom
     }
     if output.json {
         output.object(&json!({
-            "message_type": "summary", "store": arguments.store, "replica_id": hex::encode(retired.id), "recorded": retired.recorded,
+            "message_type": "summary", "store": arguments.at, "replica_id": hex::encode(retired.id), "recorded": retired.recorded,
             "behind": retired.behind.iter().map(|(replica, ..)| replica).collect::<Vec<_>>(),
         }));
     } else {
-        let (store, logs) = (name(arguments.store.as_bytes()), retired.recorded.join(", "));
+        let (store, logs) = (name(arguments.at.as_bytes()), retired.recorded.join(", "));
         output.line(format_args!("store {store} is retired, the logs of {logs} say so: take it out of the configuration"));
     }
     let mut outcome = Outcome::success();
@@ -62,7 +62,7 @@ pub async fn run(context: &Context, arguments: RetireArguments) -> Result<Outcom
 
 /// The replica that is meant. A store that answers says so itself; of one that does not only the others' logs know.
 async fn which(repository: &Repository, arguments: &RetireArguments) -> Result<Hash, Failure> {
-    if let Some(replica) = repository.set.replicas.iter().find(|r| r.name == arguments.store)
+    if let Some(replica) = repository.set.replicas.iter().find(|r| r.name == arguments.at)
         && let Some(log) = repository.log(replica.index).await
         && let Some(id) = log.state.replica_id
     {
@@ -84,11 +84,11 @@ async fn which(repository: &Repository, arguments: &RetireArguments) -> Result<H
         [one] => Ok(*one),
         [] => Err(Failure::usage(format!(
             "no log has seen the replica at store {}, which does not answer: take it out of the configuration, that is all",
-            arguments.store
+            arguments.at
         ))),
         _ => Err(Failure::usage(format!(
             "store {} does not answer, and several replicas are missing: say which with --replica-id: {}",
-            arguments.store,
+            arguments.at,
             listed().collect::<Vec<_>>().join(", ")
         ))),
     }

@@ -84,12 +84,7 @@ impl Repository {
             return Err(RepositoryError::new(Fault::Failed, "a log is repaired by a repository that was just opened"));
         }
         let replica = &self.set.replicas[index];
-        let descriptor = layout::descriptor();
-        let own = replica.store.get(&descriptor, None).await?;
-        if !refuses(replica, &descriptor, &own).await? {
-            let (fault, why) = careless(replica, &descriptor);
-            return Err(RepositoryError::new(fault, why));
-        }
+        self.prove(index).await?;
         let Some(old) = self.log(index).await.map(|log| log.state.epoch) else {
             return Err(RepositoryError::new(Fault::Failed, format!("store {}: its log was never read", replica.name)));
         };
@@ -124,8 +119,20 @@ impl Repository {
         Ok(old + 1)
     }
 
+    /// Sees that the store does not overwrite: what could not be written to was not asked when it was opened.
+    async fn prove(&self, index: usize) -> Result<(), RepositoryError> {
+        let (replica, descriptor) = (&self.set.replicas[index], layout::descriptor());
+        let own = replica.store.get(&descriptor, None).await?;
+        if refuses(replica, &descriptor, &own).await? {
+            return Ok(());
+        }
+        let (fault, why) = careless(replica, &descriptor);
+        Err(RepositoryError::new(fault, why))
+    }
+
     /// Lets this process, and no other, write to a replica whose repair it goes on with.
     pub async fn admit(&self, index: usize) -> Result<(), RepositoryError> {
+        self.prove(index).await?;
         if let Some(log) = self.log(index).await {
             if let Some(damage) = &log.damaged {
                 return Err(RepositoryError::new(damage.fault, damage.why.clone()));
@@ -198,8 +205,8 @@ impl Repository {
         Ok(())
     }
 
-    /// Brings into a new epoch what stays so whatever was lost: what is void, forgotten, withdrawn and distrusted, features and
-    /// holds. What the new log says already is not said again.
+    /// Brings into a new epoch what stays so whatever was lost: what is void, forgotten and withdrawn, features and holds. What
+    /// the new log says already is not said again. (What was distrusted is not taken over under its name, or is distrusted anew.)
     pub async fn carry_past(&self, index: usize, past: &Past) -> Result<(), RepositoryError> {
         let now = match self.log(index).await {
             Some(log) => log.state.clone(),
@@ -217,8 +224,6 @@ impl Repository {
         for slots in revoked.chunks(NAMES_MAX) {
             self.append_repairing(index, Action::Revoke(Revoke { key_slots: names(slots) }), true, |_| Ok(())).await?;
         }
-        let distrusted: Vec<Hash> = past.state.distrusted.difference(&now.distrusted).copied().collect();
-        self.distrust_repairing(index, &distrusted).await?;
         let features = past.state.features.iter().filter(|(name, _)| *name != REPAIRED && !now.features.contains_key(*name));
         for (_, configure) in features {
             self.append_repairing(index, Action::Configure(configure.clone()), configure.critical, |_| Ok(())).await?;
@@ -266,7 +271,8 @@ impl Repository {
 
     /// Says that the repair is finished: from now on the replica is one like any other.
     pub async fn finish_repair(&self, index: usize, past: &Past) -> Result<(), RepositoryError> {
-        let value = format!("epoch {} with {} slots, {} lost", past.epoch, past.slots, past.wounds_count);
+        let old = past.state.replica_id.map(hex::encode).unwrap_or_else(|| "nobody".into());
+        let value = format!("{old} had epoch {} with {} slots, {} lost", past.epoch, past.slots, past.wounds_count);
         let action = Action::Configure(Configure { feature: REPAIRED.into(), value, critical: false });
         self.append_repairing(index, action, false, |_| Ok(())).await?;
         if let Some(mut log) = self.log(index).await {

@@ -2,7 +2,7 @@
 //!
 //! What is here: where each kind of object lies (`layout`), the keys (`keyring`), the commit log of each replica and its
 //! folded state (`log`, `state`, `checkpoints`; of a damaged one `past`, `epochs`), where chunks are (`chunk_index`), and the doors through which the
-//! activities read and write (`open`, `snapshots`, `forgotten`, `reader`, `packs`, `trailers`, `writer`, `keys`, `status`). What comes in:
+//! activities read and write (`open`, `snapshots`, `forgotten`, `reader`, `packs`, `trailers`, `writer`, `keys`, `status`, `retire`). What comes in:
 //! plaintext chunks, snapshots, secrets. What goes out: the same, verified, and receipts. What never happens here: a source, a target, a
 //! policy, a provider.
 
@@ -25,6 +25,7 @@ pub mod packs;
 pub mod past;
 mod probe;
 pub mod reader;
+pub mod retire;
 pub mod snapshots;
 pub mod state;
 pub mod status;

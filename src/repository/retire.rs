@@ -77,7 +77,7 @@ impl Repository {
         let configure = Configure { feature, value, critical: false };
         let tell = async |index: usize| {
             let replica = &self.set.replicas[index];
-            let Some(log) = self.log(index).await else { return None };
+            let log = self.log(index).await?;
             if log.state.replica_id == Some(id) {
                 return None;
             }

@@ -316,11 +316,10 @@ fn files(at: &Path) -> Vec<PathBuf> {
     out
 }
 
-/// Turns a bit in the middle of a stored object.
+/// Turns a bit of a stored object: of a pack, in its first frame.
 fn spoil(path: &Path) {
     let mut bytes = std::fs::read(path).expect("there");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
+    bytes[30] ^= 1;
     std::fs::remove_file(path).expect("removed");
     std::fs::write(path, bytes).expect("written");
 }
@@ -349,6 +348,44 @@ fn what_is_left_is_listed_and_shares_are_told() {
     assert!(lost.iter().all(|l| l["path"].as_str().is_some_and(|path| path.contains("/src/")) && l["length"].as_u64() > Some(0)));
     let (out, _) = desk.expect(14, &["restore", "latest", "--target", "other", "--what-is-left"]);
     assert!(out.contains("lost /") && out.contains("could not be had from any store"), "{out}");
+}
+
+#[test]
+fn a_lost_store_is_retired() {
+    let desk = Desk::new();
+    desk.expect(0, &["backup", "--init"]);
+    desk.expect(0, &["backup"]);
+    desk.expect(2, &["retire", "three"]);
+    std::fs::rename(desk.at("stores/two"), desk.at("away")).expect("moved");
+    let (out, _) = desk.expect(0, &["retire", "two"]);
+    assert!(out.contains("store two is retired, the logs of one say so"), "{out}");
+    // It is not known to be missing any more.
+    desk.expect(2, &["retire", "two"]);
+    // Back again, it is not written to; what it holds can be read.
+    std::fs::rename(desk.at("away"), desk.at("stores/two")).expect("moved");
+    let before = files(&desk.at("stores/two"));
+    let (_, err) = desk.expect(4, &["backup"]);
+    assert!(err.contains("was retired: take it out of the configuration"), "{err}");
+    assert_eq!(files(&desk.at("stores/two")), before);
+    desk.expect(0, &["restore", "latest~1", "--from", "two", "--target", "to"]);
+    // Without it the other is the whole repository.
+    desk.write("holdfast.toml", &CONFIG.replace("[[store]]\nname = \"two\"\nurl = \"file:stores/two\"\n", ""));
+    desk.expect(0, &["backup"]);
+    desk.expect(0, &["verify"]);
+    desk.expect(17, &["retire", "one"]);
+    // What lies nowhere else is not given up by accident.
+    desk.write("holdfast.toml", CONFIG);
+    let desk = Desk::new();
+    desk.expect(0, &["backup", "--init"]);
+    std::fs::rename(desk.at("stores/one"), desk.at("away")).expect("moved");
+    desk.write("src/new", "new");
+    desk.expect(4, &["backup"]);
+    std::fs::rename(desk.at("away"), desk.at("stores/one")).expect("moved");
+    let (_, err) = desk.expect(17, &["retire", "two"]);
+    assert!(err.contains("heal"), "{err}");
+    desk.expect(0, &["heal"]);
+    let (out, _) = desk.expect(0, &["--json", "retire", "two"]);
+    assert_eq!(lines(&out)[0]["recorded"], serde_json::json!(["one"]));
 }
 
 #[test]

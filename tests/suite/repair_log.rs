@@ -224,6 +224,12 @@ async fn a_checkpoint_that_covers_the_damage_says_all() {
     };
     assert!(past.complete, "{:?}", past.wounds);
     assert_eq!((past.wounds_count, past.state.snapshots.len()), (1, 2));
+    // Nobody misses it but a verify; and nothing has to be copied to be rid of it.
+    assert_eq!(stage.open().await.log_needs(0).await.expect("known"), LogNeeds::Nothing);
+    let packs = stage.names_at(0, "data/").await.len() + stage.names_at(0, "meta/").await.len();
+    let report = repair(&stage, 0).await;
+    assert_eq!((report.complete, report.kept, report.copied, report.snapshots), (true, packs as u64, 0, 2), "{report:?}");
+    well(&stage, &ground, 0, "covered").await;
 }
 
 #[tokio::test(start_paused = true)]

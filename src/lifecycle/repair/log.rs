@@ -74,12 +74,19 @@ pub async fn run(
 ) -> Result<LogRepaired, HealError> {
     let began = repository.env.elapsed();
     let mut report = LogRepaired { name: repository.set.replicas[index].name.clone(), ..LogRepaired::default() };
-    let needs = repository.log_needs(index).await?;
+    let mut needs = repository.log_needs(index).await?;
     let epoch = match repository.log(index).await {
         Some(log) => log.state.epoch,
         None => return Err(RepositoryError::new(Fault::Failed, "the replica's log was never read").into()),
     };
     report.epoch = epoch;
+    if needs == LogNeeds::Nothing {
+        // Reading began at a checkpoint: what was lost before that nobody has missed yet.
+        let past = repository.past(index, epoch).await?;
+        if let Some((slot, story)) = past.wounds.first() {
+            needs = LogNeeds::NewEpoch(format!("store {}: slot {slot} of its log is lost: {story}", report.name));
+        }
+    }
     match needs {
         LogNeeds::Nothing => return Ok(report),
         LogNeeds::NewEpoch(why) => {
