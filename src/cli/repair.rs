@@ -52,6 +52,9 @@ pub struct LogArguments {
     /// Say what would be done; write nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+    /// Finish although snapshots that no other store holds are not whole: what is left of them may be pruned then
+    #[arg(long)]
+    pub give_up: bool,
 }
 
 /// Repairs.
@@ -136,6 +139,7 @@ pub fn index_outcome(reports: &[IndexRepaired]) -> Outcome {
 async fn repair_log(context: &Context, arguments: LogArguments) -> Result<Outcome, Failure> {
     let settings = context.settings()?;
     let how = how(&settings, vec![arguments.at.clone()], arguments.dry_run)?;
+    let how = RepairSettings { give_up: arguments.give_up, ..how };
     let unlock = context.unlock(&settings, false).await?;
     let access = if how.dry_run { Access::Read } else { Access::Write };
     let repository = context.open(&settings, &unlock, access).await?;
@@ -161,7 +165,7 @@ async fn repair_log(context: &Context, arguments: LogArguments) -> Result<Outcom
     for (id, why, elsewhere) in &report.not_whole {
         let next = match elsewhere {
             true => "another store holds it: run `holdfast heal`",
-            false => "no other store holds it; its object and what is left of it stay",
+            false => "no other store holds it: `holdfast restore --what-is-left` brings what there is",
         };
         output.problem("repair", &format!("snapshot {}", short(id)), &format!("{why}: {next}"));
     }
@@ -176,7 +180,7 @@ async fn repair_log(context: &Context, arguments: LogArguments) -> Result<Outcom
 fn summary(report: &LogRepaired, dry_run: bool) -> serde_json::Value {
     json!({
         "message_type": "summary", "dry_run": dry_run, "replica": report.name, "reason": report.why, "epoch": report.epoch,
-        "finished": report.finished, "slots_lost": report.wounds_count, "complete": report.complete, "packs_kept": report.kept,
+        "finished": report.finished, "waits": report.waits, "slots_lost": report.wounds_count, "complete": report.complete, "packs_kept": report.kept,
         "packs_copied": report.copied, "bytes_copied": report.bytes_copied, "packs_damaged": report.damaged_count,
         "snapshots": report.snapshots, "forgotten": report.forgotten, "names_void": report.void,
         "seconds_elapsed": report.duration.as_secs_f64(),
@@ -219,7 +223,12 @@ fn print(context: &Context, report: &LogRepaired, dry_run: bool) {
             ));
             if !report.not_whole.is_empty() {
                 let left = count(report.not_whole.len() as u64, "snapshot");
-                output.line(format_args!("  {left} not committed; do not prune before they are healed or given up"));
+                output.line(format_args!("  {left} not committed"));
+            }
+            if report.waits {
+                output.line(
+                    "the repair waits, and nothing is written or pruned there: restore what is left, then run it again with --give-up",
+                );
             }
         }
     }

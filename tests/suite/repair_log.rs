@@ -419,6 +419,16 @@ async fn slots_of_others_and_packs_that_are_damaged_too() {
     let report = repair(&stage, 0).await;
     assert_eq!((report.damaged_count, report.damaged), (1, vec![victim.to_string()]));
     assert!(!report.not_whole.is_empty() && report.not_whole.iter().all(|(_, _, elsewhere)| !elsewhere));
+    assert!(report.waits && log_outcome(&report).code() == 14);
+    // Nobody writes, and so nobody prunes, before what is left of them was had.
+    let between = open(&stage, stage.members()).await;
+    assert_eq!((between.writable().count(), between.log_needs(0).await.expect("known")), (0, LogNeeds::Finish));
+    let (left, _, _) = report.not_whole[0];
+    assert!(between.unrooted(&hex::encode(left)).await.expect("looked for").is_some(), "it can be restored from");
+    drop(between);
+    let repository = open(&stage, stage.members()).await;
+    let given_up = repair_with(&repository, 0, &RepairSettings { give_up: true, ..small() }).await.expect("finished");
+    assert!(given_up.finished && !given_up.waits, "{given_up:?}");
     let repository = stage.open().await;
     let log = repository.log(0).await.expect("readable");
     let name = layout::parse_hashed(&victim).expect("hashed").1;

@@ -54,6 +54,8 @@ pub struct LogRepaired {
     pub snapshots: u64,
     /// Snapshots that are not: id, why, and whether another replica holds it.
     pub not_whole: Vec<(Hash, String, bool)>,
+    /// Whether the repair is left unfinished for those that no other replica holds: nothing is pruned before they are given up.
+    pub waits: bool,
     /// Snapshots forgotten, as far as known.
     pub forgotten: u64,
     /// Names that are void from now on.
@@ -116,11 +118,15 @@ pub async fn run(
     let adopted = adoption.done;
     let found = roots::commit(repository, index, &past, progress, stop).await?;
     going_on(stop)?;
-    for (_, carried) in carry(repository, Mask::one(index)).await {
-        carried?;
+    // What is left of a snapshot that is nowhere whole must not look like something that nobody needs.
+    report.waits = !settings.give_up && found.not_whole.iter().any(|(_, _, elsewhere)| !elsewhere);
+    if !report.waits {
+        for (_, carried) in carry(repository, Mask::one(index)).await {
+            carried?;
+        }
+        report.void = condemn(repository, index, &past, &adopted, &found.void).await?;
+        repository.finish_repair(index, &past).await?;
     }
-    report.void = condemn(repository, index, &past, &adopted, &found.void).await?;
-    repository.finish_repair(index, &past).await?;
     (report.kept, report.copied, report.bytes_copied) = (adopted.kept, adopted.copied, adopted.bytes_copied);
     (report.damaged, report.damaged_count) = (adopted.damaged, adopted.damaged_count);
     (report.snapshots, report.not_whole) = (found.committed, found.not_whole);

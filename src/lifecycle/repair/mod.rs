@@ -15,6 +15,9 @@ pub struct RepairSettings {
     pub stores: Vec<String>,
     /// Say what would be done; write nothing.
     pub dry_run: bool,
+    /// Finish the repair of a log although snapshots that nothing else holds are not whole: what is left of them may be pruned
+    /// then.
+    pub give_up: bool,
     /// Publish after about so many chunks, so that an interrupted repair goes on where it was.
     pub publish_chunks: usize,
     /// Target size of new data packs in bytes.
@@ -25,7 +28,7 @@ pub struct RepairSettings {
 
 impl Default for RepairSettings {
     fn default() -> RepairSettings {
-        RepairSettings { stores: Vec::new(), dry_run: false, publish_chunks: 100_000, data_pack: 16 << 20, meta_pack: 4 << 20 }
+        RepairSettings { stores: Vec::new(), dry_run: false, give_up: false, publish_chunks: 100_000, data_pack: 16 << 20, meta_pack: 4 << 20 }
     }
 }
 
