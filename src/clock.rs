@@ -48,7 +48,25 @@ pub struct Env(Arc<Inner>);
 
 enum Inner {
     Real { cpu: Arc<Semaphore>, threads: usize, started: tokio::time::Instant },
-    Inline { seed: [u8; 32], drawn: Mutex<u64>, wall: Time, started: tokio::time::Instant },
+    Inline { seed: [u8; 32], drawn: Mutex<u64>, wall: Time, started: tokio::time::Instant, planted: Option<Planted> },
+}
+
+/// A mistake that the program makes on purpose, so that the simulation can show that it would find it. Only
+/// [`Env::inline_with`] can turn one on: the `Env` of a real run has no place for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// Records are appended to a log without being judged at their slot.
+    UnverifiedRecords,
+    /// Packs are published without being judged at the slot.
+    UnverifiedPublish,
+    /// The name of a pack says what is in it, and no more: another upload of the same has the same.
+    ReusedNames,
+    /// Snapshots that only other logs have forgotten count as live.
+    ForgottenHealed,
+    /// A prune takes the snapshots that a listing shows for all there are.
+    ListedRoots,
+    /// A prune overlooks some of what is live, and proves nothing.
+    WrongCover,
 }
 
 impl Env {
@@ -60,8 +78,22 @@ impl Env {
 
     /// Everything on the caller's task, randomness from `seed`, wall time from `wall` onwards by the runtime's clock.
     pub fn inline(seed: u64, wall: Time) -> Env {
+        Env::inline_but(seed, wall, None)
+    }
+
+    /// The same with a mistake: for the simulation's own tests.
+    pub fn inline_with(seed: u64, wall: Time, planted: Planted) -> Env {
+        Env::inline_but(seed, wall, Some(planted))
+    }
+
+    fn inline_but(seed: u64, wall: Time, planted: Option<Planted>) -> Env {
         let seed = *blake3::hash(&seed.to_le_bytes()).as_bytes();
-        Env(Arc::new(Inner::Inline { seed, drawn: Mutex::new(0), wall, started: tokio::time::Instant::now() }))
+        Env(Arc::new(Inner::Inline { seed, drawn: Mutex::new(0), wall, started: tokio::time::Instant::now(), planted }))
+    }
+
+    /// Whether the program is to make this mistake: never outside of the simulation.
+    pub fn makes(&self, mistake: Planted) -> bool {
+        matches!(&*self.0, Inner::Inline { planted: Some(planted), .. } if *planted == mistake)
     }
 
     /// Wall time. For labels and mercy only, never for safety.
@@ -108,6 +140,11 @@ impl Env {
             }
         }
         out
+    }
+
+    /// Randomness that makes an upload's names and keys its own.
+    pub fn entropy<const N: usize>(&self) -> [u8; N] {
+        if self.makes(Planted::ReusedNames) { [0; N] } else { self.random() }
     }
 
     /// How many CPU jobs can run at once.

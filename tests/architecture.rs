@@ -28,8 +28,16 @@ const EDGES: [(&str, &[&str]); 17] = [
 const OPEN_TO_ALL: [&str; 2] = ["clock", "progress"];
 
 /// Where nothing waits, reads or draws: bytes in, bytes out.
-const PURE: [&str; 7] =
-    ["chunk/", "seal/", "format/", "restore/plan.rs", "lifecycle/heal_plan.rs", "lifecycle/retention/", "cli/exit.rs"];
+const PURE: [&str; 8] = [
+    "chunk/",
+    "seal/",
+    "format/",
+    "restore/plan.rs",
+    "lifecycle/heal_plan.rs",
+    "lifecycle/prune_plan.rs",
+    "lifecycle/retention/",
+    "cli/exit.rs",
+];
 const IMPURE: [&str; 11] = [
     "async ",
     ".await",

@@ -3,7 +3,7 @@
 
   run.py --data DIR --work DIR [--tools restic,rustic] [--sets D1,D2] [--ops first,again,incr,restore,check] [--runs 3] [--out results.jsonl]
   run.py --table results.jsonl            print the collected rows as Markdown tables (--wide: one compact table)
-  run.py ... --ops churn --sets D1        10 snapshots with churn, keep the last 5, prune
+  run.py ... --ops churn --sets D1        10 snapshots with churn, keep the last 5, prune; with --verify each kept one is restored and compared
   run.py ... --ops scale --sets D4        cost of a one-file backup and of listing on a repository holding the set
 
 DATA holds one directory per set, made by gen.py (D1 tree, D2 bins, D3 random, D4 tiny, D5 = edit of D2).
@@ -32,6 +32,7 @@ class Tool:
     def restore(self, dest, src): raise NotImplementedError
     def check(self): return None
     def forget(self, keep): return None
+    def restore_tagged(self, dest, tag): return None   # the snapshot of that tag alone
     def ls(self): return None
     def version(self): return [[self.exe, "--version"]]
 
@@ -45,6 +46,7 @@ class Restic(Tool):
     def restore(self, dest, src): return [[self.exe, "restore", "-q", "latest", "--target", dest]]
     def check(self): return [[self.exe, "check", "-q", "--read-data"]]
     def forget(self, keep): return [[self.exe, "forget", "-q", "--group-by", "", "--keep-last", str(keep), "--prune"]]
+    def restore_tagged(self, dest, tag): return [[self.exe, "restore", "-q", "latest", "--tag", tag, "--target", dest]]
     def ls(self): return [[self.exe, "snapshots", "-q"]]
 
 class Holdfast(Tool):
@@ -57,7 +59,9 @@ class Holdfast(Tool):
         return [self.call("init")]
     def backup(self, src, tag): return [self.call("backup", "--tag", tag, src)]
     def restore(self, dest, src): return [self.call("restore", "latest", "--target", dest)]
+    def restore_tagged(self, dest, tag): return [self.call("restore", "latest", "--tag", tag, "--target", dest)]
     def check(self): return [self.call("verify", "--read-data")]
+    def forget(self, keep): return [self.call("forget", "--group-by", "", "--keep-last", str(keep)), self.call("prune", "--mercy", "0s")]
     def ls(self): return [self.call("snapshots")]
 
 class Holdfast3(Holdfast):
@@ -237,8 +241,19 @@ def main():
                 for k in range(10):
                     if k: subprocess.run([sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "gen.py"), "churn", src, "--step", str(k), "--fraction", "0.02"], stdout=subprocess.DEVNULL, check=True)
                     b = du(loc()); rec(f"snap{k}" if k in (0, 1, 9) else "snap", measure(t.backup(src, f"s{k:02}"), t.env, a.lock, src), b)
+                    if a.verify and k >= 5: subprocess.run(["cp", "-a", src, os.path.join(a.work, f"kept{k}")], check=True)
                 b = du(loc()); rec("prune", measure(t.forget(5), t.env, a.lock, loc()), b)
                 if t.check(): rec("check after prune", measure(t.check(), t.env, a.lock, loc()))
+                for k in range(5, 10) if a.verify else ():
+                    kept = os.path.join(a.work, f"kept{k}")
+                    if t.restore_tagged(dest, ""):
+                        rm(dest); os.makedirs(dest)
+                        rec("restore of a kept one", measure(t.restore_tagged(dest, f"s{k:02}"), t.env, a.lock, loc()))
+                        found = next((r for r, ds, fs in os.walk(dest) if set(os.listdir(kept)) <= set(os.listdir(r))), dest)
+                        same = subprocess.run(["diff", "-rq", kept, found], stdout=subprocess.DEVNULL).returncode == 0
+                        print(f"{tn}, snapshot {k + 1} of 10 restored: {'the same' if same else 'RESTORE DIFFERS'}", flush=True)
+                        rm(dest)
+                    rm(kept)
                 rm(src); clean(); continue
             st = stage(base)
             try:

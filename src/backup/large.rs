@@ -13,7 +13,7 @@ use crate::backup::read::{AGAIN, Item, Outcome, Reading, gone, path_bytes, seali
 use crate::backup::seal::RECORD;
 use crate::format::entry::{Content, Entry, INLINE_PIECES, Piece, Problem};
 use crate::format::tree::{NodeChunk, TreeBuilder, TreeKind};
-use crate::seal::{FRAME_OVERHEAD, Kind, Roomy};
+use crate::seal::{Kind, Roomy};
 use crate::source::error::SourceError;
 use crate::source::reading::{OpenFile, Segment, open_file};
 
@@ -158,7 +158,7 @@ impl Reading {
                     {
                         pieces.push(self, sealed).await?;
                     }
-                    let admitted = self.budget.admit((length + FRAME_OVERHEAD + RECORD) as u64).await;
+                    let admitted = self.budget.admit((Roomy::size(length) + RECORD) as u64).await;
                     let chunk = Roomy::new(&block.bytes()[at..at + length]);
                     sealing_chunks.push_back(self.seal_chunk(chunk, admitted));
                     at += length;

@@ -198,7 +198,7 @@ impl Open {
         let kept = spare.and_then(|spare| spare.lock().unwrap_or_else(PoisonError::into_inner).take());
         let (buffer, admitted) = kept.unwrap_or_else(|| (buffer(length + ROOM), Admitted::none()));
         let before = admitted.bytes();
-        Open { builder: PackBuilder::within(kind, env.random(), buffer), chunks: 0, to: Mask::default(), admitted, before }
+        Open { builder: PackBuilder::within(kind, env.entropy(), buffer), chunks: 0, to: Mask::default(), admitted, before }
     }
 }
 
@@ -210,7 +210,7 @@ async fn finish(
     pack: Open,
     spare: Option<Spare>,
 ) -> Result<impl Future<Output = (PackEntry, Mask)> + use<>, RepositoryError> {
-    let (keys, entropy) = (keyring.clone(), env.random());
+    let (keys, entropy) = (keyring.clone(), env.entropy());
     let Open { builder, to, admitted, .. } = pack;
     let finished = env.cpu(move || builder.finish(&keys.keys.index, &keys.repository_id, entropy)).await;
     let class = if finished.entry.kind() == PackKind::Data { Class::DataPack } else { Class::MetaPack };

@@ -115,7 +115,8 @@ pub async fn one_pass(
     let reading = Arc::new(Reading {
         sealing: sealing.clone(),
         splitter,
-        budget: Budget::new(settings.memory),
+        // The heap keeps holes between buffers of many lengths: a sixteenth is left for them.
+        budget: Budget::new(settings.memory - settings.memory / 16),
         blocks,
         frames: frames_in.clone(),
         readers: Arc::new(Semaphore::new(readers)),

@@ -131,7 +131,7 @@ impl Sealing {
         }
         (out.new_chunks, out.new_bytes) = (1, length as u64);
         if !self.dry_run {
-            let sealed = self.sealer.seal_roomy(kind, chunk, &id.0, self.env.random())?;
+            let sealed = self.sealer.seal_roomy(kind, chunk, &id.0, self.env.entropy())?;
             let chunks = vec![(id, length as u32)];
             out.frames.push(Frame { kind, bytes: sealed.bytes, shape: sealed.shape, chunks, to, admitted });
         }
@@ -151,7 +151,7 @@ impl Sealing {
             // The ids determine the plaintext: hashing them is as good as hashing it again.
             several => self.id_key.id(&several.iter().flat_map(|(id, _)| id.0).collect::<Vec<u8>>()),
         };
-        let mut sealed = self.sealer.seal_roomy(kind, plain, &plain_id.0, self.env.random())?;
+        let mut sealed = self.sealer.seal_roomy(kind, plain, &plain_id.0, self.env.entropy())?;
         sealed.bytes.shrink_to_fit();
         let admitted = admitted.split((sealed.bytes.len() + RECORD * chunks.len()) as u64);
         Ok(Frame { kind, bytes: sealed.bytes, shape: sealed.shape, chunks, to, admitted })

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::{
-    backup, completions, forget, heal, init, key, ls, repair, restore, retire, snapshots, status, undelete, verify,
+    backup, completions, forget, heal, init, key, lifecycle, ls, prune, repair, restore, retire, snapshots, status, undelete, verify,
 };
 use crate::config::Overrides;
 use crate::config::amount::Size;
@@ -123,12 +123,16 @@ pub enum Command {
     Forget(Box<forget::ForgetArguments>),
     /// Bring forgotten snapshots back, as long as nothing was pruned
     Undelete(undelete::UndeleteArguments),
+    /// Take out what no snapshot needs any more
+    Prune(prune::PruneArguments),
     /// Bring replicas up to date that lack what others hold, and replace what is damaged
     Heal(heal::HealArguments),
     /// Make a replica's own records again where they are lost: its index, or its log
     Repair(repair::RepairArguments),
     /// Take out a store that is lost or given up
     Retire(retire::RetireArguments),
+    /// Do what is due by the configuration: heal, forget, prune, verify a slice
+    Lifecycle(lifecycle::LifecycleArguments),
     /// Show the replicas side by side
     Status(status::StatusArguments),
     /// Manage the keys that open the repository

@@ -14,6 +14,7 @@ use crate::clock::Env;
 use crate::config::resolve::resolve;
 use crate::config::{ConfigError, Environment, Overrides, Settings, StoreChoice};
 use crate::lifecycle::heal::HealError;
+use crate::lifecycle::prune::PruneError;
 use crate::progress::Stop;
 use crate::replica::Member;
 use crate::repository::error::{Fault, RepositoryError};
@@ -90,6 +91,12 @@ impl From<HealError> for Failure {
             HealError::Interrupted => Fault::Interrupted,
         };
         Failure::new(fault, chain(&e))
+    }
+}
+
+impl From<PruneError> for Failure {
+    fn from(e: PruneError) -> Failure {
+        Failure::new(e.fault(), chain(&e))
     }
 }
 

@@ -16,6 +16,7 @@ use crate::lifecycle::retention::policy::{Count, Policy, TagList};
 use crate::lifecycle::retention::span::CalendarSpan;
 use crate::repository::error::Fault;
 use crate::repository::open::worst;
+use crate::repository::snapshots::SnapshotView;
 use crate::repository::{Access, Repository};
 
 /// Arguments.
@@ -128,14 +129,21 @@ pub async fn run(context: &Context, arguments: ForgetArguments) -> Result<Outcom
         }
         None => What::Named(context.interruptible(ids(&repository, &arguments)).await??),
     };
-    let among = |view: &crate::repository::snapshots::SnapshotView| arguments.filter.admits(view);
+    let among = |view: &SnapshotView| arguments.filter.admits(view);
     let report = context.interruptible(forget::run(&repository, &what, &among, arguments.dry_run)).await??;
     context.output.note_if(repository.save_heads().err());
     match context.output.json {
-        true => drop(context.output.object(&report.groups.iter().filter_map(|group| of_group(&report, group, &what)).collect())),
+        true => drop(context.output.object(&summary(&report, &what))),
         false => print(context, &report, &what, arguments.dry_run),
     }
     Ok(outcome(context, &report, &what))
+}
+
+/// Forgets what the configuration says, of all snapshots.
+pub async fn step(context: &Context, repository: &Repository, what: &What, dry_run: bool) -> Result<ForgetReport, Failure> {
+    let report = context.interruptible(forget::run(repository, what, &|_: &SnapshotView| true, dry_run)).await??;
+    context.output.note_if(repository.save_heads().err());
+    Ok(report)
 }
 
 /// The rules of the command line, else of the configuration.
@@ -162,6 +170,27 @@ fn rules(context: &Context, settings: &Settings, arguments: &ForgetArguments) ->
         remove_all,
         now: (now.seconds(), now.subsec_nanos()),
         partial_mercy: i64::try_from(settings.retention.partial_mercy.as_secs()).unwrap_or(i64::MAX),
+        floor: 0,
+        limit_percent: None,
+    })
+}
+
+/// The rules of the configuration, with its floor and, unless it is `confirmed` that more may go, its limit; `None`: there
+/// are none.
+pub fn configured(context: &Context, settings: &Settings, confirmed: bool) -> Option<What> {
+    let now = context.env.now();
+    let seconds = |length: std::time::Duration| i64::try_from(length.as_secs()).unwrap_or(i64::MAX);
+    let policy = settings.retention.policy.clone();
+    (!policy.is_empty()).then(|| {
+        What::ByRules(Rules {
+            policy,
+            group_by: settings.retention.group_by,
+            remove_all: false,
+            now: (now.seconds(), now.subsec_nanos()),
+            partial_mercy: seconds(settings.retention.partial_mercy),
+            floor: seconds(settings.lifecycle.forget_floor),
+            limit_percent: (!confirmed).then_some(settings.lifecycle.forget_limit),
+        })
     })
 }
 
@@ -198,6 +227,11 @@ fn shown<'g>(group: &'g Group, what: &'g What) -> impl Iterator<Item = &'g Decis
     group.decisions.iter().filter(move |d| !d.keep || matches!(what, What::ByRules(_)))
 }
 
+/// The report as JSON: one array, a group an item.
+pub fn summary(report: &ForgetReport, what: &What) -> Value {
+    report.groups.iter().filter_map(|group| of_group(report, group, what)).collect()
+}
+
 /// A group in restic's shape, with the reasons of what goes besides.
 fn of_group(report: &ForgetReport, group: &Group, what: &What) -> Option<Value> {
     shown(group, what).next()?;
@@ -215,7 +249,8 @@ fn of_group(report: &ForgetReport, group: &Group, what: &What) -> Option<Value> 
     }))
 }
 
-fn print(context: &Context, report: &ForgetReport, what: &What, dry_run: bool) {
+/// The report for people.
+pub fn print(context: &Context, report: &ForgetReport, what: &What, dry_run: bool) {
     let row = |d: &Decision| {
         let view = &report.views[d.index];
         let s = &view.snapshot;
@@ -250,7 +285,8 @@ fn print(context: &Context, report: &ForgetReport, what: &What, dry_run: bool) {
     }
 }
 
-fn outcome(context: &Context, report: &ForgetReport, what: &What) -> Outcome {
+/// How a forget came out; replicas that did not take part are named.
+pub fn outcome(context: &Context, report: &ForgetReport, what: &What) -> Outcome {
     let mut outcome = Outcome::success();
     let passed = |id: &&crate::format::Hash| matches!(what, What::ByRules(_)) && !report.forgotten.contains(*id);
     for id in report.unreadable.iter().filter(passed) {

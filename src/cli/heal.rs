@@ -11,6 +11,7 @@ use crate::config::Settings;
 use crate::lifecycle::heal::{Extent, HealReport, HealSettings, ReplicaHealed, run as heal};
 use crate::progress::Progress;
 use crate::repository::error::Fault;
+use crate::repository::keyring::Unlock;
 use crate::repository::open::worst;
 use crate::repository::{Access, Repository};
 
@@ -47,14 +48,34 @@ pub async fn run(context: &Context, arguments: HealArguments) -> Result<Outcome,
     let unlock = context.unlock(&settings, false).await?;
     let access = if arguments.dry_run { Access::Read } else { Access::Write };
     let mut repository = context.open(&settings, &unlock, access).await?;
-    let wanted = |name: &String| arguments.stores.is_empty() || arguments.stores.contains(name);
+    let (report, begun) = step(context, &settings, &unlock, &mut repository, arguments.stores, arguments.dry_run).await?;
+    match context.output.json {
+        true => {
+            context.output.object(&summary(&report, &begun));
+        }
+        false => print(context, &report),
+    }
+    Ok(outcome(context, &report))
+}
+
+/// Makes empty stores replicas, and heals; what cannot be healed is said. Gives what was done, and the stores that were empty.
+/// Where there were any, `repository` is opened anew.
+pub async fn step(
+    context: &Context,
+    settings: &Settings,
+    unlock: &Unlock,
+    repository: &mut Repository,
+    stores: Vec<String>,
+    dry_run: bool,
+) -> Result<(HealReport, Vec<String>), Failure> {
+    let wanted = |name: &String| stores.is_empty() || stores.contains(name);
     let mut begun = Vec::new();
     for index in repository.unbegun().indices() {
         let replica = &repository.set.replicas[index];
         if !wanted(&replica.name) {
             continue;
         }
-        if !arguments.dry_run {
+        if !dry_run {
             match context.interruptible(repository.begin(index)).await? {
                 Ok(()) => context.output.note(&format!("store {} is a replica now", replica.name)),
                 // A store that holds something else is no replica of this repository, and never will be.
@@ -67,28 +88,20 @@ pub async fn run(context: &Context, arguments: HealArguments) -> Result<Outcome,
         }
         begun.push(replica.name.clone());
     }
-    if !begun.is_empty() && !arguments.dry_run {
-        drop(repository);
-        repository = context.open(&settings, &unlock, access).await?;
+    if !begun.is_empty() && !dry_run {
+        *repository = context.open(settings, unlock, Access::Write).await?;
     }
     let progress = Progress::default();
     let result = {
         let _watch = Watch::start(&context.env, &context.output, &progress, "healing");
-        heal(&repository, &how(&settings, arguments.stores, Extent::Everything, arguments.dry_run), &progress, &context.stop)
-            .await
+        heal(repository, &how(settings, stores, Extent::Everything, dry_run), &progress, &context.stop).await
     };
     let report = result?;
     report.notes.iter().for_each(|note| context.output.note(note));
     for (id, replica, why) in &report.lost {
         context.output.problem("heal", &format!("snapshot {} at {replica}", short(id)), why);
     }
-    match context.output.json {
-        true => {
-            context.output.object(&summary(&report, &begun));
-        }
-        false => print(context, &report),
-    }
-    Ok(outcome(context, &report))
+    Ok((report, begun))
 }
 
 /// Heals what a backup brings up to date first. Whatever comes of it: the backup itself decides who takes part.
@@ -110,7 +123,8 @@ pub async fn small_gaps(context: &Context, settings: &Settings, repository: &Rep
     }
 }
 
-fn outcome(context: &Context, report: &HealReport) -> Outcome {
+/// How a heal came out; replicas that are behind still are named.
+pub fn outcome(context: &Context, report: &HealReport) -> Outcome {
     let mut outcome = Outcome::success();
     if !report.lost.is_empty() {
         outcome.join(Outcome::failure(Fault::Integrity, None));
@@ -131,7 +145,8 @@ fn outcome(context: &Context, report: &HealReport) -> Outcome {
     outcome
 }
 
-fn summary(report: &HealReport, begun: &[String]) -> serde_json::Value {
+/// The report as JSON.
+pub fn summary(report: &HealReport, begun: &[String]) -> serde_json::Value {
     json!({
         "message_type": "summary", "dry_run": report.dry_run, "seconds_elapsed": report.duration.as_secs_f64(),
         "replicas": report.replicas.iter().map(|r| json!({
@@ -145,7 +160,8 @@ fn summary(report: &HealReport, begun: &[String]) -> serde_json::Value {
     })
 }
 
-fn print(context: &Context, report: &HealReport) {
+/// The report for people.
+pub fn print(context: &Context, report: &HealReport) {
     let words =
         ["replica", "lacked", "healed", "packs copied", "packs made", if report.dry_run { "to copy" } else { "sent" }, "state"];
     let row = |r: &ReplicaHealed| {

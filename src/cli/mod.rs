@@ -13,9 +13,11 @@ pub mod forget;
 pub mod heal;
 pub mod init;
 pub mod key;
+pub mod lifecycle;
 pub mod ls;
 pub mod output;
 pub mod prompt;
+pub mod prune;
 pub mod repair;
 pub mod restore;
 pub mod retire;
@@ -106,9 +108,11 @@ async fn dispatch(context: &Context, command: Command) -> Result<Outcome, Failur
         Command::Verify(arguments) => verify::run(context, arguments).await,
         Command::Forget(arguments) => forget::run(context, *arguments).await,
         Command::Undelete(arguments) => undelete::run(context, arguments).await,
+        Command::Prune(arguments) => prune::run(context, arguments).await,
         Command::Heal(arguments) => heal::run(context, arguments).await,
         Command::Repair(arguments) => repair::run(context, arguments).await,
         Command::Retire(arguments) => retire::run(context, arguments).await,
+        Command::Lifecycle(arguments) => lifecycle::run(context, arguments).await,
         Command::Status(arguments) => status::run(context, arguments).await,
         Command::Key(arguments) => key::run(context, arguments).await,
         Command::Completions(arguments) => completions::run(context, arguments),

@@ -9,8 +9,8 @@ use crate::cli::output::{count, duration, name, size, table};
 use crate::cli::terminal::Watch;
 use crate::config::amount::Size;
 use crate::progress::Progress;
-use crate::repository::Access;
 use crate::repository::error::Fault;
+use crate::repository::{Access, Repository};
 use crate::verify::share::Share;
 use crate::verify::{self, Damage, ReplicaVerified, VerifyReport, VerifySettings};
 
@@ -65,11 +65,26 @@ pub async fn run(context: &Context, arguments: VerifyArguments) -> Result<Outcom
     // What is found damaged is written down in the log, so that no backup relies on it.
     let repository = context.open(&settings, &unlock, Access::Write).await?;
     let (across, only) = (arguments.across, arguments.from);
-    let how = VerifySettings { read_data: share, across, only, memory: settings.memory };
+    let how = VerifySettings { read_data: share, across, only, memory: settings.memory, ..VerifySettings::default() };
+    let report = step(context, &repository, &how).await?;
+    match context.output.json {
+        true => drop(context.output.object(&summary(&report, &how))),
+        false => print(context, &report, &how),
+    }
+    for replica in &report.replicas {
+        if let Some(why) = &replica.unreachable {
+            context.output.problem("verify", &replica.name, why);
+        }
+    }
+    Ok(outcome(&report))
+}
+
+/// Verifies, and names what is damaged.
+pub async fn step(context: &Context, repository: &Repository, how: &VerifySettings) -> Result<VerifyReport, Failure> {
     let progress = Progress::default();
     let result = {
         let _watch = Watch::start(&context.env, &context.output, &progress, "verifying");
-        verify::run(&repository, &how, &progress, &context.stop).await
+        verify::run(repository, how, &progress, &context.stop).await
     };
     let report = result?;
     let output = &context.output;
@@ -88,47 +103,53 @@ pub async fn run(context: &Context, arguments: VerifyArguments) -> Result<Outcom
             }
         };
     }
+    Ok(report)
+}
+
+/// The report as JSON; damage has lines of its own.
+pub fn summary(report: &VerifyReport, how: &VerifySettings) -> serde_json::Value {
+    json!({
+        "message_type": "summary", "num_errors": report.damage_count, "seconds_elapsed": report.duration.as_secs(),
+        "share": how.read_data.map(|share| share.to_string()), "across": how.across,
+        "replicas": report.replicas.iter().map(|r| json!({
+            "name": r.name, "unreachable": r.unreachable, "snapshots": r.snapshots, "packs": r.packs,
+            "share": how.share_of(&r.name).map(|share| share.to_string()),
+            "packs_read": r.packs_read, "bytes_read": r.bytes_read, "distrusted": r.distrusted, "lifted": r.lifted,
+            "foreign": r.foreign, "notes": r.notes,
+            "affected": r.affected.iter().map(|(id, paths)| json!({"snapshot": id, "paths": paths})).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+    })
+}
+
+/// The report for people.
+pub fn print(context: &Context, report: &VerifyReport, how: &VerifySettings) {
+    let output = &context.output;
     let reached = |r: &&ReplicaVerified| r.unreachable.is_none();
-    if output.json {
-        output.object(&json!({
-            "message_type": "summary", "num_errors": report.damage_count, "seconds_elapsed": report.duration.as_secs(),
-            "share": share.map(|share| share.to_string()), "across": across,
-            "replicas": report.replicas.iter().map(|r| json!({
-                "name": r.name, "unreachable": r.unreachable, "snapshots": r.snapshots, "packs": r.packs,
-                "packs_read": r.packs_read, "bytes_read": r.bytes_read, "distrusted": r.distrusted, "lifted": r.lifted,
-                "foreign": r.foreign, "notes": r.notes,
-                "affected": r.affected.iter().map(|(id, paths)| json!({"snapshot": id, "paths": paths})).collect::<Vec<_>>(),
-            })).collect::<Vec<_>>(),
-        }));
-    } else {
-        let head = ["replica", "snapshots", "packs", "read", "bytes read", "distrusted", "foreign"].map(str::to_owned).to_vec();
-        let row = |r: &ReplicaVerified| {
-            let (s, p, read) = (r.snapshots.to_string(), r.packs.to_string(), r.packs_read.to_string());
-            vec![r.name.clone(), s, p, read, size(r.bytes_read), r.distrusted.to_string(), r.foreign.to_string()]
-        };
-        let rows: Vec<_> = std::iter::once(head).chain(report.replicas.iter().filter(reached).map(row)).collect();
-        table(&rows, &[1, 2, 3, 4, 5, 6]).iter().for_each(|line| {
-            output.line(line);
-        });
-        for replica in &report.replicas {
-            for (id, paths) in &replica.affected {
-                let (paths, at) = (count(*paths, "path"), name(replica.name.as_bytes()));
-                output.line(format_args!("snapshot {id} is not whole at {at}: {paths} need what is damaged there"));
-            }
-        }
-        if let Some(share) = share {
-            let where_read = if across { ", each pack at one store" } else { " at each store" };
-            output.line(format_args!("read back: {share} of the packs{where_read}"));
-        }
-        let found = if report.damage_count == 0 { "no damage".to_owned() } else { count(report.damage_count, "damaged object") };
-        output.line(format_args!("{found} found in {}", duration(report.duration)));
-    }
+    let head = ["replica", "snapshots", "packs", "read", "bytes read", "distrusted", "foreign"].map(str::to_owned).to_vec();
+    let row = |r: &ReplicaVerified| {
+        let (s, p, read) = (r.snapshots.to_string(), r.packs.to_string(), r.packs_read.to_string());
+        vec![name(r.name.as_bytes()), s, p, read, size(r.bytes_read), r.distrusted.to_string(), r.foreign.to_string()]
+    };
+    let rows: Vec<_> = std::iter::once(head).chain(report.replicas.iter().filter(reached).map(row)).collect();
+    table(&rows, &[1, 2, 3, 4, 5, 6]).iter().for_each(|line| {
+        output.line(line);
+    });
     for replica in &report.replicas {
-        if let Some(why) = &replica.unreachable {
-            output.problem("verify", &replica.name, why);
+        for (id, paths) in &replica.affected {
+            let (paths, at) = (count(*paths, "path"), name(replica.name.as_bytes()));
+            output.line(format_args!("snapshot {id} is not whole at {at}: {paths} need what is damaged there"));
         }
     }
-    Ok(outcome(&report))
+    if let Some(share) = how.read_data {
+        let where_read = if how.across { ", each pack at one store" } else { " at each store" };
+        output.line(format_args!("read back: {share} of the packs{where_read}"));
+    }
+    for replica in report.replicas.iter().filter(reached).filter(|r| how.shares.contains_key(&r.name)) {
+        let share = how.share_of(&replica.name).map_or("nothing is due".to_owned(), |share| format!("{share} of the packs"));
+        output.line(format_args!("read back at {}: {share}", name(replica.name.as_bytes())));
+    }
+    let found = if report.damage_count == 0 { "no damage".to_owned() } else { count(report.damage_count, "damaged object") };
+    output.line(format_args!("{found} found in {}", duration(report.duration)));
 }
 
 /// How a verify that was carried out came out.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::config::ConfigError;
-use crate::config::amount::{Size, Span};
+use crate::config::amount::{Percent, Size, Span, Unused};
 use crate::lifecycle::retention::policy::Count;
 
 /// Largest configuration file that is read, in bytes.
@@ -26,6 +26,10 @@ pub struct ConfigFile {
     pub job: Vec<JobSection>,
     /// `[retention]`: which snapshots `forget` keeps.
     pub retention: RetentionSection,
+    /// `[lifecycle]`: how careful `lifecycle` is.
+    pub lifecycle: LifecycleSection,
+    /// `[prune]`: what `prune` takes out.
+    pub prune: PruneSection,
 }
 
 /// `[repository]`.
@@ -227,6 +231,30 @@ pub struct RetentionSection {
     pub group_by: Option<Spanned<String>>,
     /// How long a partial snapshot stays after a complete one came.
     pub partial_mercy: Option<Span>,
+}
+
+/// `[lifecycle]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LifecycleSection {
+    /// How old a snapshot must be before it can go.
+    pub forget_floor: Option<Span>,
+    /// What share of the snapshots may go in one run.
+    pub forget_limit: Option<Percent>,
+    /// Within what time every pack is read once.
+    pub verify_within: Option<Spanned<Span>>,
+}
+
+/// `[prune]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PruneSection {
+    /// How much waste may stay.
+    pub max_unused: Option<Unused>,
+    /// Bytes of packs that are taken apart at most, per replica.
+    pub max_repack_size: Option<Size>,
+    /// How long what was written, or condemned, is spared.
+    pub mercy: Option<Span>,
 }
 
 /// A configuration file's text with its name, to say where in it something is wrong.

@@ -19,6 +19,8 @@ use std::time::Duration;
 use crate::backup::BackupSettings;
 use crate::config::amount::Size;
 use crate::config::secret::{Named, SecretSource};
+use crate::lifecycle::prune::PruneSettings;
+use crate::lifecycle::prune_plan::Limits;
 use crate::lifecycle::retention::group::GroupBy;
 use crate::lifecycle::retention::policy::Policy;
 use crate::replica::ReplicaSettings;
@@ -125,6 +127,10 @@ pub struct Settings {
     pub backup: BackupSettings,
     /// Which snapshots `forget` keeps when it is not told.
     pub retention: RetentionSettings,
+    /// How careful `lifecycle` is.
+    pub lifecycle: LifecycleSettings,
+    /// What `prune` takes out when it is not told.
+    pub prune: PruneDefaults,
     /// The jobs; each is `backup` with its own words on top, its name as the label.
     pub jobs: Vec<BackupSettings>,
 }
@@ -144,6 +150,39 @@ impl Default for RetentionSettings {
     fn default() -> RetentionSettings {
         let partial_mercy = Duration::from_secs(14 * 86_400);
         RetentionSettings { policy: Policy::default(), group_by: GroupBy::default(), partial_mercy }
+    }
+}
+
+/// How careful `lifecycle` is.
+#[derive(Clone, Debug)]
+pub struct LifecycleSettings {
+    /// Younger snapshots are never forgotten.
+    pub forget_floor: Duration,
+    /// Percent of the snapshots that may go in one run, 1 to 100.
+    pub forget_limit: u8,
+    /// In how many days every pack is read once; 0: none is.
+    pub verify_days: u32,
+}
+
+impl Default for LifecycleSettings {
+    fn default() -> LifecycleSettings {
+        LifecycleSettings { forget_floor: Duration::from_secs(86_400), forget_limit: 50, verify_days: 30 }
+    }
+}
+
+/// What `prune` does when it is not told.
+#[derive(Clone, Copy, Debug)]
+pub struct PruneDefaults {
+    /// What of the waste may stay, and how much is moved at most.
+    pub limits: Limits,
+    /// How long what was written, or condemned, is spared, by the store's clock.
+    pub mercy: Duration,
+}
+
+impl Default for PruneDefaults {
+    fn default() -> PruneDefaults {
+        let default = PruneSettings::default();
+        PruneDefaults { limits: default.limits, mercy: default.mercy }
     }
 }
 

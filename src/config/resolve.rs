@@ -4,12 +4,16 @@ use std::path::{Path, PathBuf};
 
 use crate::backup::BackupSettings;
 use crate::config::amount::Size;
-use crate::config::file::{self, BackupSection, ConfigFile, JobSection, Origin, RetentionSection};
+use crate::config::file::{
+    self, BackupSection, ConfigFile, JobSection, LifecycleSection, Origin, PruneSection, RetentionSection,
+};
 use crate::config::secret::{Named, SecretSource};
 use crate::config::store::{self, distinct, store_flag};
 use crate::config::{
-    ConfigError, Environment, INDEX_MEMORY, MEMORY_MIN, Overrides, RetentionSettings, Settings, StoreChoice, absolute,
+    ConfigError, Environment, INDEX_MEMORY, LifecycleSettings, MEMORY_MIN, Overrides, PruneDefaults, RetentionSettings, Settings,
+    StoreChoice, absolute,
 };
+use crate::lifecycle::prune_plan::Limits;
 use crate::lifecycle::retention::policy::{Policy, TagList};
 use crate::lifecycle::retention::span::CalendarSpan;
 use crate::replica::ReplicaSettings;
@@ -113,7 +117,20 @@ pub fn resolve(overrides: &Overrides, environment: &Environment, current: &Path)
         backup,
         jobs,
         retention: retention_settings(&file.retention, &place)?,
+        lifecycle: lifecycle_settings(&file.lifecycle, &place)?,
+        prune: prune_defaults(&file.prune),
     })
+}
+
+fn prune_defaults(section: &PruneSection) -> PruneDefaults {
+    let default = PruneDefaults::default();
+    PruneDefaults {
+        limits: Limits {
+            max_unused: section.max_unused.map_or(default.limits.max_unused, |unused| unused.0),
+            max_repack: section.max_repack_size.map(|size| size.0),
+        },
+        mercy: section.mercy.map_or(default.mercy, |span| span.0),
+    }
 }
 
 fn retention_settings(section: &RetentionSection, place: &Place<'_>) -> Result<RetentionSettings, ConfigError> {
@@ -148,6 +165,23 @@ fn retention_settings(section: &RetentionSection, place: &Place<'_>) -> Result<R
             Some(text) => text.get_ref().parse().map_err(|e| place.at(text.span(), e))?,
         },
         partial_mercy: section.partial_mercy.map_or(default.partial_mercy, |s| s.0),
+    })
+}
+
+fn lifecycle_settings(section: &LifecycleSection, place: &Place<'_>) -> Result<LifecycleSettings, ConfigError> {
+    const DAY: u64 = 86_400;
+    let default = LifecycleSettings::default();
+    let verify_days = match &section.verify_within {
+        None => default.verify_days,
+        Some(span) => match span.get_ref().0.as_millis().checked_rem(u128::from(DAY) * 1_000) {
+            Some(0) if span.get_ref().0.as_secs() <= DAY * 3_650 => (span.get_ref().0.as_secs() / DAY) as u32,
+            _ => return Err(place.at(span.span(), "must be whole days, at most 3650 d; 0 d reads nothing")),
+        },
+    };
+    Ok(LifecycleSettings {
+        forget_floor: section.forget_floor.map_or(default.forget_floor, |s| s.0),
+        forget_limit: section.forget_limit.map_or(default.forget_limit, |p| p.0),
+        verify_days,
     })
 }
 

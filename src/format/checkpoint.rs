@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::format::record::{ClassList, Configure, Head, Hold, ObjectClass};
+use crate::format::record::{ClassList, Configure, Head, Hold, Note, ObjectClass};
 use crate::format::{Envelope, FormatError, Hash, ROOT_MAX, ensure, hash_field, invalid, message, wire};
 use crate::seal::Kind;
 use crate::seal::key::Secret;
@@ -50,7 +50,26 @@ pub struct Checkpoint {
     /// orphans.
     #[prost(message, repeated, tag = "12")]
     pub named_lists: Vec<ClassList>,
+    /// The newest note of each kind: one that is older than the checkpoint is found nowhere else without reading the log.
+    #[prost(message, repeated, tag = "13")]
+    pub notes: Vec<NewestNote>,
 }
+
+/// The newest note of a kind.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct NewestNote {
+    /// When its record was written: seconds since the Unix epoch, by the writer's clock.
+    #[prost(sint64, tag = "1")]
+    pub time: i64,
+    /// The note.
+    #[prost(message, optional, tag = "2")]
+    pub note: Option<Note>,
+}
+
+/// Notes that a checkpoint keeps: as many kinds.
+pub const NOTES_MAX: usize = 64;
+/// The longest kind and text that a checkpoint keeps, together, in bytes.
+pub const NOTE_MAX: usize = 16 << 10;
 
 /// A snapshot that is a root.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
@@ -157,9 +176,15 @@ impl Checkpoint {
         let (head, _) = CHECKPOINT.split(stored, 12)?;
         ensure(head[8..] == clear(epoch, slot), what, "it is of another slot")?;
         let plain = CHECKPOINT.open(stored, 12, log_key, repository)?;
-        for (number, max, least) in
-            [(6, usize::MAX, 68), (7, 256, 0), (8, 4096, 0), (9, 4096, 0), (10, usize::MAX, 34), (12, usize::MAX, 34)]
-        {
+        for (number, max, least) in [
+            (6, usize::MAX, 68),
+            (7, 256, 0),
+            (8, 4096, 0),
+            (9, 4096, 0),
+            (10, usize::MAX, 34),
+            (12, usize::MAX, 34),
+            (13, NOTES_MAX, 0),
+        ] {
             wire::verify_repeated(what, &plain, number, max, least)?;
         }
         let checkpoint: Checkpoint = message(what, plain)?;
@@ -187,7 +212,14 @@ impl Checkpoint {
             hash_field(what, &head.hash).map(drop)
         })?;
         self.holds.iter().try_for_each(|hold| hash_field(what, &hold.id).map(drop))?;
-        self.named_lists.iter().try_for_each(|named| hash_field(what, &named.list).map(drop))
+        self.named_lists.iter().try_for_each(|named| hash_field(what, &named.list).map(drop))?;
+        for newest in &self.notes {
+            let note = newest.note.as_ref().ok_or_else(|| invalid(what, "a note is missing"))?;
+            ensure(note.kind.len() + note.text.len() <= NOTE_MAX, what, "a note is too long")?;
+            ensure(note.list.is_empty() || note.list.len() == 32, what, "a name of 32 bytes has another length")?;
+        }
+        let kinds = self.notes.iter().filter_map(|newest| newest.note.as_ref()).map(|note| &note.kind);
+        ensure(kinds.is_sorted_by(|a, b| a < b), what, "notes are not in the order of their kinds")
     }
 }
 

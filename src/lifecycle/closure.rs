@@ -35,6 +35,8 @@ pub struct Closure<'r> {
     fresh: Vec<([u8; 16], Mask)>,
     /// What targets lack and some replica has.
     pub needs: Needs,
+    /// Frames that cannot be had, by number of the pack and offset: what lies in them alone is lost, and does not hold up the rest.
+    pub unreadable: BTreeSet<(u32, u32)>,
     /// Numbers of packs that each target relies on already, by its index.
     pub hits: Vec<BTreeSet<u32>>,
     /// Why the snapshot being walked cannot be whole, and for which targets.
@@ -51,6 +53,7 @@ impl<'r> Closure<'r> {
             seen: LargeIdMap::default(),
             fresh: Vec::new(),
             needs: Needs::default(),
+            unreadable: BTreeSet::new(),
             hits: vec![BTreeSet::new(); REPLICAS_MAX],
             lost: BTreeMap::new(),
         }
@@ -188,10 +191,11 @@ impl<'r> Closure<'r> {
             let (trusted, rest): (Vec<Place>, Vec<Place>) = places
                 .into_iter()
                 .filter(|p| !chunks.pack(p.pack).published.and(readable).is_empty())
+                .filter(|p| !self.unreadable.contains(&(p.pack, p.frame_offset)))
                 .partition(|p| !chunks.pack(p.pack).usable().and(readable).is_empty());
             match self.needs.choose(if trusted.is_empty() { &rest } else { &trusted }).copied() {
                 Some(place) => self.needs.add(&place, lacking),
-                None => self.lose(lacking, &format!("chunk {id} is in no pack that any log relies on")),
+                None => self.lose(lacking, &format!("chunk {id} is in no pack that any log relies on and that can be read")),
             }
         }
     }

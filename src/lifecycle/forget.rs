@@ -67,6 +67,8 @@ pub struct ForgetReport {
     pub short: BTreeSet<Hash>,
     /// Replicas that have to record it.
     pub quorum: usize,
+    /// Why the rules' limit refuses it; only ever set after a dry run.
+    pub over_limit: Option<String>,
 }
 
 /// What is to be written, and what must stay for it.
@@ -109,6 +111,9 @@ pub async fn run(
         let mut plan = plan(repository, what, among).await?;
         if dry_run {
             return Ok(plan.report);
+        }
+        if let Some(why) = plan.report.over_limit {
+            return Err(RepositoryError::new(Fault::Refused, format!("{why}: nothing was forgotten anywhere")));
         }
         let overtaken = write(repository, &mut plan, &mut before).await?;
         if !overtaken {
@@ -215,16 +220,33 @@ async fn plan(
         }
     }
     let mut live: BTreeSet<Hash> = repository.live().await.iter().map(|one| one.id).collect();
+    let over_limit = match what {
+        What::ByRules(rules) => over_limit(rules, erasures.len(), groups.iter().map(|group| group.decisions.len()).sum()),
+        What::Named(_) => None,
+    };
     live.retain(|id| !erasures.contains_key(id));
-    let report =
-        ForgetReport { views, groups, forgotten, unreadable, quorum: repository.set.write_quorum(), ..Default::default() };
+    let quorum = repository.set.write_quorum();
+    let report = ForgetReport { views, groups, forgotten, unreadable, quorum, over_limit, ..Default::default() };
     Ok(Plan { report, erasures, carried, live, now })
+}
+
+/// Why so many of so many snapshots must not go at once.
+fn over_limit(rules: &Rules, going: usize, judged: usize) -> Option<String> {
+    let percent = rules.limit_percent.filter(|percent| going * 100 > judged * usize::from(*percent))?;
+    Some(format!("{going} of {judged} snapshots would go, more than the {percent} % that may go at once"))
 }
 
 /// All snapshots by host and paths; those with one of these ids go.
 fn named(all: &[Candidate], ids: &[Hash]) -> Vec<Group> {
-    let keeping =
-        Rules { policy: Default::default(), group_by: GroupBy::default(), remove_all: true, now: (0, 0), partial_mercy: 0 };
+    let keeping = Rules {
+        policy: Default::default(),
+        group_by: GroupBy::default(),
+        remove_all: true,
+        now: (0, 0),
+        partial_mercy: 0,
+        floor: 0,
+        limit_percent: None,
+    };
     let mut groups = decide(all, &keeping);
     for decision in groups.iter_mut().flat_map(|group| &mut group.decisions) {
         let keep = !ids.contains(&all[decision.index].id);

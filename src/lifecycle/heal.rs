@@ -17,7 +17,7 @@ use crate::lifecycle::closure::Closure;
 use crate::lifecycle::forget::carry;
 use crate::lifecycle::heal_commit::{Pending, commit};
 use crate::lifecycle::heal_plan::{Move, Needs, PackFacts, plan};
-use crate::lifecycle::transfer::Transfer;
+use crate::lifecycle::transfer::{Moved, Transfer};
 use crate::progress::{Progress, Stop};
 use crate::replica::Mask;
 use crate::repository::Repository;
@@ -273,12 +273,12 @@ impl Healing<'_> {
         }
         for round in 0..ROUNDS {
             self.report.lost.clear();
-            let before: u64 = self.transfer.moved().got.iter().map(|got| got.bytes).sum();
+            let learned = |moved: &Moved| (moved.got.iter().map(|got| got.bytes).sum::<u64>(), moved.unreadable.len());
+            let before = learned(&self.transfer.moved());
             self.transfer.moved().short = Mask::default();
             self.round(round == 0).await?;
             let moved = self.transfer.moved();
-            let after: u64 = moved.got.iter().map(|got| got.bytes).sum();
-            if moved.short.is_empty() || after == before && moved.void.is_empty() && round > 0 {
+            if moved.short.is_empty() || learned(&moved) == before && moved.void.is_empty() && round > 0 {
                 break;
             }
         }
@@ -300,6 +300,7 @@ impl Healing<'_> {
     async fn round(&mut self, first: bool) -> Result<(), HealError> {
         let index = self.repository.index().await?;
         let mut walk = Closure::new(self.repository, index, self.stop);
+        walk.unreadable.clone_from(&self.transfer.moved().unreadable);
         let mut pending: Vec<Pending> = Vec::new();
         let mut wanted = self.wanted().await;
         while let Some((live, at)) = wanted.pop() {

@@ -55,6 +55,8 @@ pub struct Moved {
     pub out: BTreeMap<usize, (Fault, String)>,
     /// Targets that did not get something that was planned for them.
     pub short: Mask,
+    /// Frames of packs that no replica trusts and that none gave: number of the pack, offset of the frame.
+    pub unreadable: BTreeSet<(u32, u32)>,
     /// Names of packs under which something else lies at a target.
     pub void: BTreeSet<(usize, Hash)>,
     /// Packs that were published in each target's log, by its index.
@@ -176,8 +178,11 @@ impl<'r> Transfer<'r> {
         } else {
             let mut found: BTreeMap<u32, (Frame, Bytes)> =
                 self.repository.pack_frames(&pack, &spots).await.into_iter().map(|f| (f.0.offset as u32, f)).collect();
-            let missing = what.frames.iter().filter(|f| !found.contains_key(&f.spot.0));
-            self.fall_short(missing.fold(Mask::default(), |m, f| m.or(f.to)));
+            let missing: Vec<&Wanted> = what.frames.iter().filter(|f| !found.contains_key(&f.spot.0)).collect();
+            self.fall_short(missing.iter().fold(Mask::default(), |m, f| m.or(f.to)));
+            if !trusted {
+                self.moved().unreadable.extend(missing.iter().map(|f| (what.pack, f.spot.0)));
+            }
             let loose = loose(&what.frames, alive, |spot| found.remove(&spot.0));
             self.hand_on(to, Arrived::Frames(pack.kind, loose, admitted)).await;
         }

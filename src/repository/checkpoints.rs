@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures::StreamExt;
 
-use crate::format::checkpoint::{Checkpoint, LiveSnapshot, Run, SetKind, SetRuns};
+use crate::format::checkpoint::{Checkpoint, LiveSnapshot, NewestNote, Run, SetKind, SetRuns};
 use crate::format::list::HashList;
 use crate::format::record::{ClassList, Head as RecordHead, ObjectClass};
 use crate::format::{Hash, object_hash};
@@ -131,6 +131,8 @@ impl Log {
         state.holds = checkpoint.holds.iter().map(|h| (array(&h.id), h.clone())).collect();
         state.previous_epoch_head = checkpoint.previous_epoch_head.as_ref().map(|h| head((&h.replica_id, h)).1);
         state.named_lists = checkpoint.named_lists.iter().map(|l| (l.class(), array(&l.list))).collect();
+        let notes = checkpoint.notes.into_iter().filter_map(|newest| Some((newest.time, newest.note?)));
+        state.notes = notes.map(|(time, note)| (note.kind.clone(), (time, note))).collect();
         Ok((state, runs))
     }
 
@@ -202,6 +204,7 @@ impl Log {
                 .iter()
                 .map(|(class, list)| ClassList { class: *class as i32, list: named(list) })
                 .collect(),
+            notes: state.notes.values().map(|(time, note)| NewestNote { time: *time, note: Some(note.clone()) }).collect(),
         };
         let keyring = &self.keyring;
         let stored = checkpoint

@@ -17,9 +17,13 @@ use crate::seal::{Compression, FrameShape};
 #[derive(Clone, Copy)]
 struct Row {
     frame: u32,
+    /// Where it begins in the frame's plaintext, and in the first row of a chunk [`MARK`].
     offset: u32,
     length: u32,
 }
+
+/// Says of a chunk that it is live. No frame is so long that an offset would need this bit.
+const MARK: u32 = 1 << 31;
 
 struct FrameRow {
     pack: u32,
@@ -43,6 +47,8 @@ pub struct PackRow {
     pub published: Mask,
     /// The replicas whose logs distrust it.
     pub distrusted: Mask,
+    /// How many chunks it holds.
+    pub chunks: u32,
 }
 
 impl PackRow {
@@ -69,6 +75,19 @@ pub struct Place {
     pub offset: u32,
     /// Length of the chunk.
     pub length: u32,
+}
+
+/// One frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FramePlace {
+    /// Number of its pack.
+    pub pack: u32,
+    /// Where it begins in the pack.
+    pub offset: u32,
+    /// Its length there.
+    pub stored: u32,
+    /// Length of its plaintext.
+    pub plain: u32,
 }
 
 /// Where every chunk is.
@@ -121,6 +140,7 @@ impl ChunkIndex {
                 kind: entry.kind(),
                 published: replicas,
                 distrusted: Mask::default(),
+                chunks: entry.frames.iter().map(|frame| frame.lengths.len() as u32).sum(),
             });
             self.by_hash.insert(hash, number);
             for frame in &entry.frames {
@@ -245,7 +265,7 @@ impl ChunkIndex {
                         plain_len: frame.plain,
                         compression: if frame.form & 1 == 1 { Compression::Zstd } else { Compression::Stored },
                     },
-                    offset: row.offset,
+                    offset: row.offset & !MARK,
                     length: row.length,
                 }
             })
@@ -259,6 +279,64 @@ impl ChunkIndex {
         self.rows_of(id)
             .map(|row| self.frames[row.frame as usize].pack)
             .filter(move |pack| self.packs[*pack as usize].usable().has(replica))
+    }
+
+    /// The numbers of the packs that hold a chunk and that the log of `replica` relies on, distrusted ones included.
+    pub fn holding(&self, id: &ChunkId, replica: usize) -> impl Iterator<Item = u32> {
+        self.rows_of(id)
+            .map(|row| self.frames[row.frame as usize].pack)
+            .filter(move |pack| self.packs[*pack as usize].published.has(replica))
+    }
+
+    /// Marks a chunk, in whatever packs it lies; `false`: no pack that the log of `replica` relies on holds it, and nothing
+    /// was marked. Costs no memory.
+    pub fn mark(&mut self, id: &ChunkId, replica: usize) -> bool {
+        let held = self.holding(id, replica).next().is_some();
+        if held && let Some(row) = self.rows.get_mut(&short(id)) {
+            row.offset |= MARK;
+        }
+        held
+    }
+
+    /// Whether a chunk is marked.
+    pub fn is_marked(&self, id: &ChunkId) -> bool {
+        self.rows.get(&short(id)).is_some_and(|row| row.offset & MARK != 0)
+    }
+
+    /// The frames that hold a chunk in packs which the log of `replica` relies on, distrusted ones included: the number of each,
+    /// and that of its pack.
+    pub fn frames_of(&self, id: &ChunkId, replica: usize) -> impl Iterator<Item = (u32, u32)> {
+        let pack = |row: &Row| self.frames[row.frame as usize].pack;
+        self.rows_of(id).map(move |row| (row.frame, pack(row))).filter(move |(_, pack)| self.packs[*pack as usize].published.has(replica))
+    }
+
+    /// Takes all marks back.
+    pub fn unmark(&mut self) {
+        self.rows.values_mut().for_each(|row| row.offset &= !MARK);
+    }
+
+    /// Calls `visit` for every marked chunk with its length in bytes and the numbers of its frames in packs that the log of
+    /// `replica` relies on, distrusted ones included.
+    pub fn marked(&self, replica: usize, visit: &mut dyn FnMut(u32, &[u32])) {
+        let mut frames = Vec::new();
+        for (key, row) in self.rows.iter().filter(|(_, row)| row.offset & MARK != 0) {
+            frames.clear();
+            let more = if self.more.is_empty() { None } else { self.more.get(key) };
+            let all = std::iter::once(row).chain(more.into_iter().flatten()).map(|row| row.frame);
+            frames.extend(all.filter(|f| self.packs[self.frames[*f as usize].pack as usize].published.has(replica)));
+            visit(row.length, &frames);
+        }
+    }
+
+    /// A frame by its number. Frames of one pack have neighbouring numbers, in the order of their places.
+    pub fn frame(&self, number: u32) -> FramePlace {
+        let frame = &self.frames[number as usize];
+        FramePlace { pack: frame.pack, offset: frame.offset, stored: frame.stored, plain: frame.plain }
+    }
+
+    /// How many frames are known.
+    pub fn frames(&self) -> usize {
+        self.frames.len()
     }
 
     /// A pack by its number.

@@ -98,7 +98,7 @@ impl Repository {
         (views, problems)
     }
 
-    async fn stored_snapshot(&self, hash: &Hash, at: Mask) -> (Result<Snapshot, String>, Mask) {
+    pub(super) async fn stored_snapshot(&self, hash: &Hash, at: Mask) -> (Result<Snapshot, String>, Mask) {
         let name = layout::hashed(Class::Snapshot, hash);
         let (found, met) = read_any(&self.set, at, &name, None, async |stored: Bytes| {
             if object_hash(&stored) != *hash {

@@ -102,6 +102,11 @@ impl<K: Id, V> LargeIdMap<K, V> {
         self.0.iter().flatten()
     }
 
+    /// All values, to be changed.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.0.iter_mut().flat_map(IdMap::values_mut)
+    }
+
     /// How many keys there are.
     pub fn len(&self) -> usize {
         self.0.iter().map(IdMap::len).sum()

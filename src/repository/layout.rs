@@ -81,9 +81,10 @@ pub fn slot_prefix(epoch: u32) -> String {
     format!("log/{epoch:08x}/")
 }
 
-/// The number of a slot by its name.
-pub fn parse_slot(object: &ObjectName) -> Option<u64> {
-    object.as_str().rsplit('/').next()?.parse().ok()
+/// The number of a log slot of `epoch` by its name.
+pub fn parse_slot(epoch: u32, object: &ObjectName) -> Option<u64> {
+    let number = object.as_str().strip_prefix(&format!("log/{epoch:08x}/"))?.parse().ok()?;
+    (slot(epoch, number) == *object).then_some(number)
 }
 
 /// A checkpoint as of `slot`: the newest lists first.

@@ -1,15 +1,18 @@
 //! Typed objects, kept safely.
 //!
 //! What is here: where each kind of object lies (`layout`), the keys (`keyring`), the commit log of each replica and its
-//! folded state (`log`, `state`, `checkpoints`; of a damaged one `past`, `epochs`), where chunks are (`chunk_index`), and the doors through which the
-//! activities read and write (`open`, `snapshots`, `forgotten`, `reader`, `packs`, `trailers`, `writer`, `keys`, `status`, `retire`). What comes in:
+//! folded state (`log`, `state`, `checkpoints`; of a damaged one `past`, `epochs`), where chunks are (`chunk_index`), and the doors
+//! through which the activities read and write (`open`, `snapshots`, `forgotten`, `reader`, `packs`, `trailers`, `writer`, `footing`,
+//! `condemned`, `keys`, `status`, `retire`). What comes in:
 //! plaintext chunks, snapshots, secrets. What goes out: the same, verified, and receipts. What never happens here: a source, a target, a
 //! policy, a provider.
 
 pub mod checkpoints;
 pub mod chunk_index;
+pub mod condemned;
 pub mod epochs;
 pub mod error;
+pub mod footing;
 pub mod forgotten;
 pub mod frames;
 pub mod heads;
@@ -73,6 +76,8 @@ pub struct Repository {
     state_dir: Option<PathBuf>,
     index: Arc<RwLock<ChunkIndex>>,
     index_loaded: OnceCell<()>,
+    /// The segments that are in the index.
+    segments: Mutex<BTreeMap<Hash, footing::Loaded>>,
     gaps: std::sync::atomic::AtomicBool,
     met: Mutex<Vec<Met>>,
     frames: reader::FrameCache,

@@ -214,6 +214,7 @@ impl Repository {
             state_dir: settings.state_dir,
             index: Arc::new(RwLock::new(ChunkIndex::new(settings.index_memory))),
             index_loaded: OnceCell::new(),
+            segments: Mutex::default(),
             gaps: std::sync::atomic::AtomicBool::new(false),
             met: Mutex::new(met),
             frames: FrameCache::default(),

@@ -180,7 +180,7 @@ impl Repository {
         let prefix = layout::slot_prefix(epoch);
         let mut listing = store.list(&prefix);
         while let Some(info) = listing.next().await {
-            last = last.max(layout::parse_slot(&info?.name).unwrap_or(0));
+            last = last.max(layout::parse_slot(epoch, &info?.name).unwrap_or(0));
         }
         drop(listing);
         let mut ahead = 1;

@@ -92,13 +92,26 @@ impl Repository {
                 }
             }
         }
+        self.load_segments(segments).await?;
+        for index in self.readable().indices() {
+            if let Some(log) = self.log(index).await {
+                self.mark(index, &log.state);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes segments into the index, each for the replicas whose logs name it. What those logs condemn is void only when
+    /// [`Repository::mark`] has said so afterwards.
+    pub(super) async fn load_segments(&self, segments: BTreeMap<Hash, Mask>) -> Result<(), RepositoryError> {
         let mut reads = stream::iter(segments)
-            .map(|(hash, mask)| async move { (mask, self.segment(&hash, mask).await) })
+            .map(|(hash, mask)| async move { (hash, mask, self.segment(&hash, mask).await) })
             .buffered(SEGMENTS_AT_ONCE);
         let mut unproven: Vec<(usize, Vec<Hash>)> = Vec::new();
-        while let Some((mask, (segment, met))) = reads.next().await {
+        while let Some((hash, mask, (segment, met))) = reads.next().await {
             if let Some(segment) = &segment {
                 self.index.write().expect("no panic while the index is locked").insert(segment, mask)?;
+                self.loaded(hash, mask, segment.packs.iter().filter_map(|pack| pack.name().ok()));
             }
             for (replica, fault) in met {
                 // A segment that cannot be had leaves its chunks unknown: a backup sends them again, a restore says what it lacks.
@@ -115,16 +128,9 @@ impl Repository {
                 }
             }
         }
-        {
-            let mut chunks = self.index.write().expect("no panic while the index is locked");
-            for (replica, packs) in unproven {
-                packs.iter().for_each(|pack| chunks.distrust(replica, pack, true));
-            }
-        }
-        for index in self.readable().indices() {
-            if let Some(log) = self.log(index).await {
-                self.mark(index, &log.state);
-            }
+        let mut chunks = self.index.write().expect("no panic while the index is locked");
+        for (replica, packs) in unproven {
+            packs.iter().for_each(|pack| chunks.distrust(replica, pack, true));
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 
+use crate::clock::Planted;
 use crate::format::snapshot::Snapshot;
 use crate::format::{Hash, object_hash};
 use crate::replica::Mask;
@@ -70,7 +71,9 @@ impl Repository {
             }
             forgotten.extend(&log.state.forgotten);
         }
-        live.retain(|id, _| !forgotten.contains(id));
+        if !self.env.makes(Planted::ForgottenHealed) {
+            live.retain(|id, _| !forgotten.contains(id));
+        }
         let mut live: Vec<LiveSnapshot> = live.into_values().collect();
         live.sort_by_key(|one| std::cmp::Reverse((one.slot, one.id)));
         live

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use crate::format::Hash;
-use crate::format::record::{Action, Body, Configure, Hold, ObjectClass};
+use crate::format::checkpoint::{NOTE_MAX, NOTES_MAX};
+use crate::format::record::{Action, Body, Configure, Hold, Note, ObjectClass};
 use crate::repository::heads::Head;
 
 /// A snapshot that is a root in this log.
@@ -50,8 +51,8 @@ pub struct State {
     pub features: BTreeMap<String, Configure>,
     /// Holds in force, by snapshot id.
     pub holds: BTreeMap<Hash, Hold>,
-    /// When a verify of this replica was last noted, seconds since the Unix epoch.
-    pub last_verify: Option<i64>,
+    /// The newest note of each kind, with the time of its record in seconds since the Unix epoch.
+    pub notes: BTreeMap<String, (i64, Note)>,
     /// The last slot of the epoch before, where there was one.
     pub previous_epoch_head: Option<Head>,
     /// Lists that condemn records named.
@@ -115,7 +116,9 @@ impl State {
                 self.named_lists.extend(condemn.lists.iter().map(|l| (l.class(), hash(&l.list))));
             }
             Some(Action::Distrust(distrust)) => {
-                self.distrusted.extend(distrust.add.iter().map(hash));
+                let void = |pack: &Hash| self.is_condemned(ObjectClass::Data, pack) || self.is_condemned(ObjectClass::Meta, pack);
+                let add: Vec<Hash> = distrust.add.iter().map(hash).filter(|pack| !void(pack)).collect();
+                self.distrusted.extend(add);
                 for pack in &distrust.lift {
                     self.distrusted.remove(&hash(pack));
                 }
@@ -140,9 +143,21 @@ impl State {
             Some(Action::Release(release)) => {
                 self.holds.remove(&hash(&release.id));
             }
-            Some(Action::Note(note)) if note.kind == NOTE_VERIFY => self.last_verify = Some(body.time),
-            Some(Action::Note(_)) => {}
+            Some(Action::Note(note)) => self.note(body.time, note),
         }
+    }
+
+    /// Keeps a note instead of the one of its kind before it. What is too long, or of too many kinds, is in the log alone.
+    fn note(&mut self, time: i64, note: &Note) {
+        let room = self.notes.len() < NOTES_MAX || self.notes.contains_key(&note.kind);
+        if room && note.kind.len() + note.text.len() <= NOTE_MAX {
+            self.notes.insert(note.kind.clone(), (time, note.clone()));
+        }
+    }
+
+    /// When a note of this kind was last written, in seconds since the Unix epoch by its writer's clock.
+    pub fn noted(&self, kind: &str) -> Option<i64> {
+        self.notes.get(kind).map(|(time, _)| *time)
     }
 
     fn forget(&mut self, ids: impl Iterator<Item = Hash>) {
@@ -152,8 +167,12 @@ impl State {
         }
     }
 
-    /// Voids names, for good.
+    /// Voids names, for good. A void pack is no longer distrusted: nobody may rely on it anyway, and nobody need look at it.
     pub fn condemn(&mut self, class: ObjectClass, names: impl IntoIterator<Item = Hash>) {
-        self.condemned.entry(class).or_default().extend(names);
+        let condemned = self.condemned.entry(class).or_default();
+        for name in names {
+            self.distrusted.remove(&name);
+            condemned.insert(name);
+        }
     }
 }

@@ -6,6 +6,7 @@ use crate::clock::Time;
 use crate::format::Hash;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::state::NOTE_VERIFY;
 
 /// How one replica stands.
 #[derive(Clone, Debug)]
@@ -80,7 +81,7 @@ impl Repository {
                 status.missing = (wanted.len() - held) as u64;
                 status.missing_bytes = lacking[replica.index];
                 status.distrusted = state.distrusted.len() as u64;
-                status.last_verify = state.last_verify.map(|s| Time(s.saturating_mul(1_000_000_000)));
+                status.last_verify = state.noted(NOTE_VERIFY).map(|s| Time(s.saturating_mul(1_000_000_000)));
                 let chunks = index.read().expect("no panic while the index is locked");
                 for pack in chunks.packs().iter().filter(|p| p.published.has(replica.index)) {
                     status.packs += 1;

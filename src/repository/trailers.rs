@@ -37,7 +37,7 @@ impl StoredPack {
 
     fn row(&self) -> PackRow {
         let nowhere = Mask::default();
-        PackRow { hash: self.hash, size: self.size, kind: self.kind, published: nowhere, distrusted: nowhere }
+        PackRow { hash: self.hash, size: self.size, kind: self.kind, published: nowhere, distrusted: nowhere, chunks: 0 }
     }
 }
 

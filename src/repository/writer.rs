@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures::future::join_all;
 
+use crate::clock::Planted;
 use crate::format::index::{PackEntry, Segment};
 use crate::format::pack::PackKind;
 use crate::format::record::{Action, Commit, ObjectClass, Publish};
@@ -152,7 +153,8 @@ impl Repository {
         if mine.is_empty() {
             return Ok(());
         }
-        let reliance = Reliance { own: mine.iter().flat_map(|s| s.packs.clone()).collect(), ..Reliance::default() };
+        let own = mine.iter().filter(|_| !self.env.makes(Planted::UnverifiedPublish)).flat_map(|s| s.packs.clone());
+        let reliance = Reliance { own: own.collect(), ..Reliance::default() };
         let names: BTreeSet<Hash> = mine.iter().map(|s| s.hash).collect();
         let action = Action::Publish(Publish { segments: names.iter().map(|h| Bytes::copy_from_slice(h)).collect() });
         self.write(index, action, &reliance, &names, None).await?;
@@ -236,10 +238,15 @@ impl Repository {
     }
 
     /// Tells the index that packs may be relied on at a replica.
-    fn published(&self, index: usize, segments: &[&SentSegment]) {
-        let mut chunks = self.index.write().expect("no panic while the index is locked");
-        for (_, pack) in segments.iter().flat_map(|s| &s.packs) {
-            chunks.publish(index, pack);
+    pub(super) fn published(&self, index: usize, segments: &[&SentSegment]) {
+        {
+            let mut chunks = self.index.write().expect("no panic while the index is locked");
+            for (_, pack) in segments.iter().flat_map(|s| &s.packs) {
+                chunks.publish(index, pack);
+            }
+        }
+        for segment in segments {
+            self.loaded(segment.hash, Mask::one(index), segment.packs.iter().map(|(_, pack)| *pack));
         }
     }
 }

@@ -99,9 +99,16 @@ pub fn compress(encoder: Option<&mut Encoder<'_>>, buffer: &mut Vec<u8>) -> Resu
     })
 }
 
+/// Bytes that the buffer of a plaintext of `length` bytes takes. There are few such lengths, four from one power of two to the
+/// next: with one for each chunk, the heap would keep holes between them that fit none of the next.
+pub fn room(length: usize) -> usize {
+    let least = SALT + length + TAG;
+    least.next_multiple_of(1 << (least.ilog2().saturating_sub(2)))
+}
+
 /// A copy of the plaintext with room for what sealing adds, in front and behind.
 pub fn with_room(plain: &[u8]) -> Vec<u8> {
-    let mut buffer = Vec::with_capacity(SALT + plain.len() + TAG);
+    let mut buffer = Vec::with_capacity(room(plain.len()));
     buffer.resize(SALT, 0);
     buffer.extend_from_slice(plain);
     buffer

@@ -78,6 +78,11 @@ impl Roomy {
         Roomy(compress::with_room(plain))
     }
 
+    /// Bytes that one of `length` bytes takes.
+    pub fn size(length: usize) -> usize {
+        compress::room(length)
+    }
+
     /// The plaintext.
     pub fn plain(&self) -> &[u8] {
         &self.0[SALT..]

@@ -14,7 +14,7 @@ use crate::repository::Repository;
 use crate::repository::chunk_index::ChunkIndex;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::log::Damaged;
-use crate::repository::state::Live;
+use crate::repository::state::{Live, State};
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::verify::findings::Findings;
 
@@ -65,10 +65,15 @@ pub struct Facts {
     pub forgotten: u64,
     /// Lists that records name.
     pub lists: BTreeSet<Hash>,
-    /// Packs found damaged before.
+    /// Packs found damaged before, and not condemned since.
     pub distrusted: BTreeSet<Hash>,
     /// Key slots withdrawn.
     pub revoked: BTreeSet<Hash>,
+}
+
+/// Whether a pack is of no concern any more.
+fn condemned(state: &State, pack: &Hash) -> bool {
+    state.is_condemned(ObjectClass::Data, pack) || state.is_condemned(ObjectClass::Meta, pack)
 }
 
 /// One replica under examination.
@@ -122,7 +127,7 @@ impl Facts {
             snapshots: state.snapshots.iter().map(|(id, live)| (*id, *live)).collect(),
             forgotten: state.forgotten.len() as u64,
             lists: state.named_lists.iter().map(|(_, list)| *list).collect(),
-            distrusted: state.distrusted.clone(),
+            distrusted: state.distrusted.iter().filter(|pack| !condemned(state, pack)).copied().collect(),
             revoked: state.revoked.clone(),
         };
         Some((facts, log.damaged.clone()))

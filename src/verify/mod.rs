@@ -42,12 +42,21 @@ const PACKS_PER_RECORD: usize = 50_000;
 pub struct VerifySettings {
     /// Share of packs to read back in full; none: presence only.
     pub read_data: Option<Share>,
+    /// Other shares for some replicas, by their configured names.
+    pub shares: BTreeMap<String, Option<Share>>,
     /// Read each of those packs at one replica only, so that the replicas share the work; else each replica reads its share.
     pub across: bool,
     /// Only this replica.
     pub only: Option<String>,
     /// Bytes in flight.
     pub memory: u64,
+}
+
+impl VerifySettings {
+    /// What is read back at a replica.
+    pub fn share_of(&self, name: &str) -> Option<Share> {
+        self.shares.get(name).copied().unwrap_or(self.read_data)
+    }
 }
 
 /// One finding.
@@ -129,7 +138,7 @@ pub async fn run(
     stop: &Stop,
 ) -> Result<VerifyReport, VerifyError> {
     let began = repository.env.elapsed();
-    if let Some(share) = &settings.read_data {
+    for share in settings.read_data.iter().chain(settings.shares.values().flatten()) {
         share.verify().map_err(VerifyError::Settings)?;
     }
     let set = &repository.set;
@@ -278,7 +287,7 @@ impl Ground<'_> {
         let runs = presence::verify_checkpoints(what, &listed).await?;
         presence::verify_lists(what, &listed, runs).await?;
         presence::verify_snapshots(what).await?;
-        let wanted = match self.settings.read_data {
+        let wanted = match self.settings.share_of(&what.replica.name) {
             Some(share) => {
                 // Who reads alone draws alone: of a pack that lies at several replicas another copy may be looked at.
                 let seed = if self.across.is_empty() { self.repository.env.random() } else { self.seed };
@@ -372,7 +381,7 @@ async fn record(ground: &Ground<'_>, one: &mut Examined) {
             let text = serde_json::json!({
                 "snapshots": one.report.snapshots,
                 "packs": one.report.packs,
-                "share": ground.settings.read_data.map(|share| share.to_string()),
+                "share": ground.settings.share_of(&one.report.name).map(|share| share.to_string()),
                 "packs_read": one.report.packs_read,
                 "bytes_read": one.report.bytes_read,
                 "damages": findings.count(me),

@@ -301,7 +301,7 @@ async fn half_files_in_a_directory() {
         assert_eq!(complete.last(), Some(&("next".to_owned(), 1)), "{at}");
         rig::verify_all(&repository).await.unwrap_or_else(|e| panic!("{at}: {e}"));
     }
-    println!("half files: {points} crash points");
+    println!("figure: crash points, half a file in a directory: {points}");
     assert!(points > 10);
 }
 
@@ -327,7 +327,7 @@ async fn the_first_process() {
     plant(folder.path());
     let (start, trees) = (rig::stores(&Env::inline(0, WALL)), trees(None, folder.path()));
     let scene = Scene { start: &start, source: folder.path(), trees: &trees, init: true, resumed: AtomicU64::new(0) };
-    println!("init and first backup: {} crash points", scene.every(None).await);
+    println!("figure: crash points, init and first backup: {}", scene.every(None).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -339,7 +339,7 @@ async fn the_second_process() {
     change(folder.path());
     let trees = trees(Some(&first), folder.path());
     let scene = Scene { start: &start, source: folder.path(), trees: &trees, init: false, resumed: AtomicU64::new(0) };
-    println!("second backup: {} crash points", scene.every(None).await);
+    println!("figure: crash points, second backup: {}", scene.every(None).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -349,7 +349,7 @@ async fn one_store_of_the_first_process() {
     let (start, trees) = (rig::stores(&Env::inline(0, WALL)), trees(None, folder.path()));
     let scene = Scene { start: &start, source: folder.path(), trees: &trees, init: true, resumed: AtomicU64::new(0) };
     for only in 0..start.len() {
-        println!("store {only} of init and first backup: {} points", scene.every(Some(only)).await);
+        println!("figure: failing points, store {only} alone, init and first backup: {}", scene.every(Some(only)).await);
     }
 }
 
@@ -363,7 +363,7 @@ async fn one_store_of_the_second_process() {
     let trees = trees(Some(&first), folder.path());
     let scene = Scene { start: &start, source: folder.path(), trees: &trees, init: false, resumed: AtomicU64::new(0) };
     for only in 0..start.len() {
-        println!("store {only} of second backup: {} points", scene.every(Some(only)).await);
+        println!("figure: failing points, store {only} alone, second backup: {}", scene.every(Some(only)).await);
     }
 }
 

@@ -449,7 +449,10 @@ async fn table(all: bool) {
             rows += usize::from(row(&ground, &foreign, kind, how, all).await);
         }
     }
-    println!("damage: {rows} rows at {}", if all { "all replicas" } else { "one replica of three" });
+    println!(
+        "figure: damages, kinds of object by kinds of harm, at {}: {rows}",
+        if all { "all replicas" } else { "one replica of three" }
+    );
     assert_eq!(rows, 59);
 }
 

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use holdfast::backup::BackupSettings;
 use holdfast::config::file::{
-    BackupSection, ConfigFile, JobSection, Origin, RepositorySection, RetentionSection, StoreSection, parse,
+    BackupSection, ConfigFile, JobSection, LifecycleSection, Origin, PruneSection, RepositorySection, RetentionSection,
+    StoreSection, parse,
 };
 use holdfast::config::resolve::resolve;
-use holdfast::config::{Environment, INDEX_MEMORY, Overrides, RetentionSettings, Settings};
+use holdfast::config::{Environment, INDEX_MEMORY, LifecycleSettings, Overrides, PruneDefaults, RetentionSettings, Settings};
 use holdfast::replica::ReplicaSettings;
 use holdfast::store::settings::StoreSettings;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
@@ -82,6 +83,8 @@ fn it_names_every_setting() {
     assert_eq!(named("backup"), fields_of::<BackupSection>());
     assert_eq!(named("job"), fields_of::<JobSection>());
     assert_eq!(named("retention"), fields_of::<RetentionSection>());
+    assert_eq!(named("lifecycle"), fields_of::<LifecycleSection>());
+    assert_eq!(named("prune"), fields_of::<PruneSection>());
     parse(&Origin::new(PathBuf::from("all on"), all_on())).expect("every setting that is off is valid when it is on");
 }
 
@@ -133,6 +136,8 @@ fn the_defaults_it_names_are_the_defaults() {
     }
     assert_eq!(settings.memory, BackupSettings::default().memory);
     assert_eq!(format!("{:?}", settings.retention), format!("{:?}", RetentionSettings::default()));
+    assert_eq!(format!("{:?}", settings.lifecycle), format!("{:?}", LifecycleSettings::default()));
+    assert_eq!(format!("{:?}", settings.prune), format!("{:?}", PruneDefaults::default()));
     assert_eq!(settings.index_memory, INDEX_MEMORY);
     assert_eq!(settings.compression, holdfast::repository::keyring::LEVEL);
 }

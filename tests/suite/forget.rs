@@ -33,15 +33,23 @@ use crate::support::stage::{Stage, backing_up, contents, files_below, grow, run,
 const DEAD: Fault = Fault::FailBefore(StoreErrorKind::Unavailable);
 const DAY: i64 = 86_400_000_000_000;
 
+fn keeping(policy: Policy) -> Rules {
+    let (group_by, now) = (GroupBy::default(), (4_000_000_000, 0));
+    Rules { policy, group_by, remove_all: false, now, partial_mercy: 0, floor: 0, limit_percent: None }
+}
+
 fn rules(policy: Policy) -> What {
-    let group_by = GroupBy::default();
-    What::ByRules(Rules { policy, group_by, remove_all: false, now: (4_000_000_000, 0), partial_mercy: 0 })
+    What::ByRules(keeping(policy))
+}
+
+fn newest(n: u32) -> Policy {
+    let mut policy = Policy::default();
+    policy.counts[0] = Count::Number(n);
+    policy
 }
 
 fn last(n: u32) -> What {
-    let mut policy = Policy::default();
-    policy.counts[0] = Count::Number(n);
-    rules(policy)
+    rules(newest(n))
 }
 
 fn tagged(tag: &str) -> What {
@@ -93,6 +101,24 @@ async fn healed(stage: &Stage) -> HealReport {
 /// All members but `at`, which is dead.
 fn without(stage: &Stage, at: usize) -> Vec<Member> {
     stage.members_but(at, |_| DEAD)
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_the_limit_allows_is_refused_and_writes_nothing() {
+    let stage = Stage::new(2);
+    let (_source, _) = history(&stage, 4).await;
+    let names = rig::names(&stage.stores[0], "log/").await;
+    let limited = |percent| What::ByRules(Rules { limit_percent: Some(percent), ..keeping(newest(1)) });
+    let repository = stage.open().await;
+    let e = forgotten(&repository, &limited(74)).await.expect_err("three of four are more than 74 %");
+    assert!(e.fault == Class::Refused && e.to_string().contains("3 of 4 snapshots"), "{e}");
+    let planned = forget(&repository, &limited(74), &|_: &SnapshotView| true, true).await.expect("a dry run tells");
+    assert!(planned.over_limit.is_some() && planned.forgotten.len() == 3, "{planned:?}");
+    assert_eq!(rig::names(&stage.stores[0], "log/").await, names, "nothing was written");
+    let report = forgotten(&repository, &limited(75)).await.expect("three of four are 75 %");
+    assert_eq!(report.forgotten.len(), 3);
+    // What was forgotten before does not count again, and is not counted among what there is.
+    assert!(forgotten(&stage.open().await, &limited(1)).await.expect("nothing to do").forgotten.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

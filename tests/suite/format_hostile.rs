@@ -376,6 +376,11 @@ fn lists_snapshots_and_checkpoints_are_bounded() {
         ("cut short", set(4, 0, &[1; 40]), "invalid: 32 bytes"),
         ("a later snapshot", span(6, &[span(1, &[1; 32]), span(2, &[1; 32]), number(3, 8)].concat()), "invalid: later slot"),
         ("empty snapshots", span(6, b"").repeat(100_000), "invalid: more items"),
+        ("empty note", span(13, b""), "invalid: missing"),
+        ("long note", span(13, &span(2, &span(2, &[b'x'; 20_000]))), "invalid: too long"),
+        ("note with a short list", span(13, &span(2, &span(3, b"x"))), "invalid: 32 bytes"),
+        ("notes of one kind", span(13, &span(2, &span(1, b"x"))).repeat(2), "invalid: order"),
+        ("many notes", span(13, b"").repeat(65), "invalid: more items"),
     ] {
         refused(row, with(more), expected);
     }

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use holdfast::chunk::id::{ChunkId, IdKey};
 use holdfast::chunk::split::ChunkerSpec;
-use holdfast::format::checkpoint::{Checkpoint, LiveSnapshot, Run, SetKind, SetRuns};
+use holdfast::format::checkpoint::{Checkpoint, LiveSnapshot, NewestNote, Run, SetKind, SetRuns};
 use holdfast::format::descriptor::{Descriptor, Feature};
 use holdfast::format::entry::{self, Content, Entry, EntryKind, Piece, Xattr};
 use holdfast::format::index::{PackEntry, Segment};
@@ -310,7 +310,17 @@ fn checkpoint() -> Checkpoint {
         holds: vec![Hold { id: name(0x54), until: 0, reason: "audit".into() }],
         previous_epoch_head: None,
         named_lists: vec![ClassList { class: ObjectClass::Meta as i32, list: name(0x61) }],
+        notes: Vec::new(),
     }
+}
+
+fn noted_checkpoint() -> Checkpoint {
+    let note = |kind: &str, list| Note { kind: kind.into(), text: "{}".into(), list };
+    let notes = vec![
+        NewestNote { time: 1_700_000_000, note: Some(note("drill", name(0x62))) },
+        NewestNote { time: -1, note: Some(note("verify", Bytes::new())) },
+    ];
+    Checkpoint { notes, sets: Vec::new(), ..checkpoint() }
 }
 
 fn descriptor() -> Descriptor {
@@ -445,6 +455,13 @@ pub fn samples() -> Vec<Sample> {
         |plain| object(b"HFCP", &[1, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0], Kind::Checkpoint, &keys().log, plain),
         |stored| Checkpoint::decode(stored, &keys().log, &REPOSITORY, 1, 7).map(|read| read.encode_to_vec()),
         checkpoint().encode(&keys().log, &REPOSITORY, entropy()).expect("sound"),
+    ));
+    all.push(sample(
+        "checkpoint.noted",
+        noted_checkpoint().encode_to_vec(),
+        |plain| object(b"HFCP", &[1, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0], Kind::Checkpoint, &keys().log, plain),
+        |stored| Checkpoint::decode(stored, &keys().log, &REPOSITORY, 1, 7).map(|read| read.encode_to_vec()),
+        noted_checkpoint().encode(&keys().log, &REPOSITORY, entropy()).expect("sound"),
     ));
     all.push(sample(
         "entry",

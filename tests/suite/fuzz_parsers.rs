@@ -94,7 +94,7 @@ fn changed_stored_bytes_are_refused() {
             survives(sample, &stored, || fuzz_drivers::stored(sample, &stored));
         }
     });
-    println!("fuzz: {} cases of changed stored bytes", rounds * samples.len() as u64);
+    println!("figure: fuzz, changed stored bytes: {}", rounds * samples.len() as u64);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn changed_fields_are_read_or_refused() {
         }
     });
     assert!(accepted * 100 > cases, "{accepted} of {cases} accepted: the changes are too coarse to reach far");
-    println!("fuzz: {cases} cases of changed fields, {accepted} of them accepted");
+    println!("figure: fuzz, changed fields: {cases} ({accepted} accepted)");
 }
 
 #[test]
@@ -130,5 +130,5 @@ fn random_bytes_are_refused() {
             survives(sample, &bytes, || fuzz_drivers::names(&bytes));
         }
     });
-    println!("fuzz: {} cases of random bytes", 3 * rounds * samples.len() as u64);
+    println!("figure: fuzz, random bytes: {}", 3 * rounds * samples.len() as u64);
 }

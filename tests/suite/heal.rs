@@ -28,7 +28,7 @@ use holdfast::store::name::ObjectName;
 use crate::support::faulty_store::{Call, Fault, FaultyStore, How};
 use crate::support::recording_store::{Record, RecordingStore};
 use crate::support::rig;
-use crate::support::stage::{Stage, contents, copy_of, files_below, grow, run, tree};
+use crate::support::stage::{Stage, backing_up, contents, copy_of, files_below, grow, run, tree};
 
 const DEAD: Fault = Fault::FailBefore(StoreErrorKind::Unavailable);
 
@@ -521,7 +521,7 @@ async fn a_crash_at_every_operation() {
             break;
         }
     }
-    println!("{points} crash points");
+    println!("figure: crash points, heal: {points}");
     assert!(points > 50, "{points}");
 }
 
@@ -849,4 +849,37 @@ fn a_signal_midway() {
     let back = at("back").join(source.strip_prefix("/").expect("absolute"));
     assert!(files_below(&at("src")) == files_below(&back));
     run(0, &["verify", "--read-data"]);
+}
+
+/// A snapshot that can be had nowhere any more does not hold up the others: they are healed in the same run, and it is named.
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_does_not_hold_up_the_rest() {
+    let stage = Stage::of(40, &["a", "b"]);
+    stage.init().await;
+    let (mine, yours) = (tree(41, 6, 20_000), tree(42, 6, 20_000));
+    let set = ReplicaSettings { write_quorum: Some(1), ..ReplicaSettings::default() };
+    let alone = |at: usize| vec![stage.wrapped(stage.names[at], Arc::new(stage.stores[at].clone()))];
+    let mut ids = Vec::new();
+    for (at, source) in [(0, &mine), (1, &yours)] {
+        let repository = stage.open_at(alone(at), set.clone()).await.expect("one is enough");
+        ids.push(run(&repository, &backing_up(source.path())).await.expect("a backup").snapshot.expect("committed"));
+    }
+    for name in stage.names_at(0, "data/").await {
+        stage
+            .tamper(0, &name, &|mut bytes| {
+                bytes.iter_mut().skip(25).for_each(|byte| *byte ^= 1);
+                Some(bytes)
+            })
+            .await;
+    }
+    let repository = stage.open_at(stage.members(), set).await.expect("all is well, as far as is known");
+    let report = healed(&repository, &settings()).await.expect("a heal");
+    assert!(report.lost.iter().all(|(id, ..)| *id == ids[0]) && !report.lost.is_empty(), "{report:?}");
+    let (a, b) = (&report.replicas[0], &report.replicas[1]);
+    assert_eq!((a.lacked, a.snapshots, b.lacked, b.snapshots), (1, 1, 1, 0), "{report:?}");
+    assert!(b.behind.is_some(), "{report:?}");
+    drop(repository);
+    stage.holds(&[1], ids[1], yours.path()).await;
+    let alone = stage.open_alone(0).await;
+    assert!(contents(&alone, ids[1]).await.expect("it is healed") == files_below(yours.path()));
 }

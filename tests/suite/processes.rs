@@ -27,11 +27,11 @@ use crate::support::source_tree::noise;
 const KEY: &str = "holdfast-key-1 0707070707070707070707070707070707070707070707070707070707070707\n";
 
 /// A folder with three stores, a key file and a configuration that publishes and commits often.
-struct Desk(tempfile::TempDir);
+pub struct Desk(tempfile::TempDir);
 
 impl Desk {
     /// `limit`: bytes per second and store, as the configuration spells it.
-    fn new(limit: Option<&str>) -> Desk {
+    pub fn new(limit: Option<&str>) -> Desk {
         let desk = Desk(tempfile::tempdir().expect("a folder"));
         let mut config = "[repository]\nkey_file = \"key\"\nstate_dir = \"state\"\nmemory = \"32 MiB\"\n".to_owned();
         for name in NAMES {
@@ -46,7 +46,7 @@ impl Desk {
         desk
     }
 
-    fn at(&self, path: &str) -> PathBuf {
+    pub fn at(&self, path: &str) -> PathBuf {
         fs::canonicalize(self.0.path()).expect("there").join(path)
     }
 
@@ -63,12 +63,12 @@ impl Desk {
         command
     }
 
-    fn start(&self, words: &[&str]) -> Child {
+    pub fn start(&self, words: &[&str]) -> Child {
         self.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
     }
 
     /// Runs, expects `code`, gives standard output and standard error.
-    fn expect(&self, code: i32, words: &[&str]) -> (String, String) {
+    pub fn expect(&self, code: i32, words: &[&str]) -> (String, String) {
         told(code, words, &self.command(words).output().expect("the program starts"))
     }
 
@@ -83,7 +83,7 @@ impl Desk {
         list.as_array().expect("an array").iter().map(one).collect()
     }
 
-    async fn open(&self, names: &[&str]) -> Repository {
+    pub async fn open(&self, names: &[&str]) -> Repository {
         let env = Env::real();
         let mut members = Vec::new();
         for name in names {
@@ -117,7 +117,7 @@ impl Desk {
     }
 
     /// Reads everything from each replica alone. Gives the tags of the complete snapshots that every replica has, sorted.
-    async fn read_all<T: std::borrow::Borrow<str> + Ord>(&self, trees: &BTreeMap<T, Tree>) -> Vec<String> {
+    pub async fn read_all<T: std::borrow::Borrow<str> + Ord>(&self, trees: &BTreeMap<T, Tree>) -> Vec<String> {
         let mut common: Option<Vec<String>> = None;
         for name in NAMES {
             let repository = self.open(&[name]).await;
@@ -163,19 +163,19 @@ fn told(code: i32, words: &[&str], output: &Output) -> (String, String) {
     (out, err)
 }
 
-fn send(child: &Child, signal: Signal) {
+pub fn send(child: &Child, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id")).expect("not 0");
     // It may have ended meanwhile.
     let _ = kill_process(pid, signal);
 }
 
 /// A number below `below`, the same for the same seed.
-fn draw(seed: u64, below: u64) -> u64 {
+pub fn draw(seed: u64, below: u64) -> u64 {
     u64::from_le_bytes(noise(seed, 8).try_into().expect("8 bytes")) % below
 }
 
 /// Files that make about `mebibytes`, small and large.
-fn plant(at: &Path, seed: u64, mebibytes: usize) {
+pub fn plant(at: &Path, seed: u64, mebibytes: usize) {
     for folder in ["a", "b/c", "d"] {
         fs::create_dir_all(at.join(folder)).expect("made");
     }
@@ -191,7 +191,7 @@ fn plant(at: &Path, seed: u64, mebibytes: usize) {
 }
 
 /// Changes some of the tree: files rewritten, removed, new, appended to.
-fn change(at: &Path, round: u64) {
+pub fn change(at: &Path, round: u64) {
     let seed = 1_000_000 + round * 1000;
     fs::write(at.join(format!("a/small-{}", 4 * draw(seed, 15))), noise(seed, 1000)).expect("written");
     fs::write(at.join(format!("new-{round}")), noise(seed + 1, 1 << 20)).expect("written");
@@ -252,7 +252,10 @@ async fn killed_at_random() {
     let oldest = desk.open(&NAMES).await.snapshots().await.expect("listed").remove(0);
     desk.restores(&hex::encode(oldest.id), NAMES[1], &source, &trees["start"]);
     desk.expect(0, &["verify", "--read-data"]);
-    println!("{cut} of {rounds} runs were killed under way; {} complete snapshots", complete.len());
+    println!(
+        "figure: kill -9 of the real binary: {cut} of {rounds} runs were killed under way; {} complete snapshots, none lost",
+        complete.len()
+    );
     assert!(cut * 3 > rounds, "most runs were over before they were killed: {cut} of {rounds}");
 }
 

@@ -43,7 +43,8 @@ fn taken(n: usize, text: &str, tags: &[&str]) -> Candidate {
 }
 
 fn rules(policy: Policy) -> Rules {
-    Rules { policy, group_by: ALL_IN_ONE, remove_all: false, now: instant(NOW), partial_mercy: 0 }
+    let (group_by, now) = (ALL_IN_ONE, instant(NOW));
+    Rules { policy, group_by, remove_all: false, now, partial_mercy: 0, floor: 0, limit_percent: None }
 }
 
 /// Rules as words: `daily 7`, `within 1d`, `within-daily 7d`, `tag a,b`.
@@ -318,6 +319,27 @@ fn partial_held_and_below_the_quorum() {
     // Everything goes when it is told to, but what is held.
     let none = Rules { remove_all: true, ..rules(Policy::default()) };
     assert_eq!(kept(&decide(&all, &none), &all), BTreeSet::from([id(6)]));
+}
+
+/// Nothing young goes, nor what comes from the future; the floor keeps nothing else.
+#[test]
+fn a_floor_keeps_what_is_young() {
+    let day = |n: usize| taken(n, &format!("2026-01-{:02}T00:00:00Z", 30 - n), &[]);
+    let mut all: Vec<Candidate> = (0..8).map(day).collect();
+    all[3].partial = true;
+    let floor = |seconds: i64| {
+        let now = (instant("2026-01-30T00:00:00Z").0, 0);
+        decide(&all, &Rules { floor: seconds, now, ..rules(policy("last 1")) })
+    };
+    assert_eq!(kept(&floor(0), &all), BTreeSet::from([0].map(id)));
+    assert_eq!(kept(&floor(2 * 86_400), &all), BTreeSet::from([0, 1].map(id)), "two days old is no longer young");
+    assert_eq!(kept(&floor(2 * 86_400 + 1), &all), BTreeSet::from([0, 1, 2].map(id)));
+    let groups = floor(5 * 86_400);
+    assert_eq!(kept(&groups, &all), BTreeSet::from([0, 1, 2, 3, 4].map(id)), "partial ones, too");
+    let reasons: BTreeMap<usize, &str> = groups[0].decisions.iter().map(|d| (d.index, d.reasons[0].as_str())).collect();
+    assert_eq!((reasons[&4], reasons[&5]), ("younger than 5 d", "no rule keeps it"));
+    let ahead = Rules { floor: 1, now: instant("2020-01-01T00:00:00Z"), ..rules(policy("last 1")) };
+    assert_eq!(kept(&decide(&all, &ahead), &all).len(), all.len(), "nobody knows how old they are");
 }
 
 fn histories() -> impl Strategy<Value = Vec<Candidate>> {
@@ -617,6 +639,10 @@ fn restic_decides_the_same() {
         assert_eq!(mine, theirs(&restic(at, "UTC", &words).expect("a report")), "{words:?}");
         compared += 1;
     }
-    println!("{compared} policies over {} snapshots decided the same by {}", all.len(), version.unwrap_or_default().trim());
+    println!(
+        "figure: retention, {compared} policies over {} snapshots decided the same by {}",
+        all.len(),
+        version.unwrap_or_default().trim()
+    );
     assert!(compared >= 20, "{compared}");
 }

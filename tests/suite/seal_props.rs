@@ -8,8 +8,8 @@ use holdfast::seal::compress::decompress;
 use holdfast::seal::encrypt::seal_frame;
 use holdfast::seal::key::{KdfFloor, KdfParams, RepositoryKeys, Secret, derive, stretch};
 use holdfast::seal::{
-    Compression, FRAME_OVERHEAD, FRAME_PLAIN_MAX, FrameSealer, FrameShape, Kind, STRUCTURE_OVERHEAD, SealError, open_structure,
-    seal_structure,
+    Compression, FRAME_OVERHEAD, FRAME_PLAIN_MAX, FrameSealer, FrameShape, Kind, Roomy, STRUCTURE_OVERHEAD, SealError,
+    open_structure, seal_structure,
 };
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
@@ -71,7 +71,8 @@ fn frames_come_back_at_every_size_and_level() {
                     assert!(frame.bytes.len() < len - len / 32 + FRAME_OVERHEAD);
                 }
                 // Frames are made in the chunk's own buffer, which the budget counts.
-                assert!(frame.bytes.capacity() <= len + len / 128 + 1024, "{} for {len}", frame.bytes.capacity());
+                assert!(frame.bytes.capacity() <= Roomy::size(len), "{} for {len}", frame.bytes.capacity());
+                assert!(Roomy::size(len) <= (len + FRAME_OVERHEAD) * 5 / 4, "{} for {len}", Roomy::size(len));
                 assert!(sealer.open(Kind::Data, frame.shape, &frame.bytes).expect("opened") == plain, "{len} at {level}");
             }
         }

@@ -17,6 +17,7 @@ use holdfast::progress::{Progress, Stop};
 use holdfast::replica::{Mask, Member, ReplicaSettings};
 use holdfast::repository::error::Fault as Class;
 use holdfast::repository::layout;
+use holdfast::repository::state::NOTE_VERIFY;
 use holdfast::repository::{Access, Repository};
 use holdfast::store::error::{StoreError, StoreErrorKind};
 use holdfast::store::meter::Operation;
@@ -88,8 +89,15 @@ async fn what_is_whole_costs_a_listing_and_no_pack_of_content() {
         assert_eq!((replica.snapshots, replica.packs, replica.packs_read, replica.foreign), (1, packs as u64, 0, 0));
         assert!(replica.notes.is_empty(), "{replica:?}");
     }
-    let log = repository.log(0).await.expect("readable");
-    assert!(log.state.last_verify.is_some(), "that it was verified stands in the log");
+    let mut log = repository.log(0).await.expect("readable");
+    let noted = log.state.noted(NOTE_VERIFY);
+    assert!(noted.is_some(), "that it was verified stands in the log");
+    log.write_checkpoint().await.expect("a checkpoint");
+    drop(log);
+    let again = stage.open().await;
+    let log = again.log(0).await.expect("readable");
+    assert!(log.checkpointed > 0, "the checkpoint is read");
+    assert_eq!(log.state.noted(NOTE_VERIFY), noted, "and in a checkpoint, too");
 }
 
 #[tokio::test(start_paused = true)]

@@ -59,6 +59,10 @@ pub struct Rules {
     pub now: (i64, u32),
     /// Seconds that a partial snapshot stays after a later complete one came.
     pub partial_mercy: i64,
+    /// Seconds for which every snapshot stays, whatever the rules say; 0: none. Those from the future stay, too.
+    pub floor: i64,
+    /// More than this many percent of the snapshots that are judged may not go at once; none: all may.
+    pub limit_percent: Option<u8>,
 }
 
 /// Judges all candidates; groups come in the order of their keys. Whatever the order of the candidates, the answer is the same.
@@ -78,6 +82,10 @@ pub fn decide(all: &[Candidate], rules: &Rules) -> Vec<Group> {
             if let Some(why) = &all[index].held {
                 reasons.push(format!("held: {why}"));
             }
+            let age = rules.now.0.saturating_sub(all[index].moment.seconds);
+            if age < rules.floor && !rules.remove_all {
+                reasons.push(format!("younger than {}", in_words(rules.floor)));
+            }
             if !all[index].partial && !all[index].at_quorum && !rules.remove_all {
                 reasons.push("not at the write quorum, does not count".into());
             }
@@ -92,6 +100,16 @@ pub fn decide(all: &[Candidate], rules: &Rules) -> Vec<Group> {
         decision.reasons.push(all_go.into());
     }
     groups
+}
+
+/// A length of time in its largest whole unit.
+fn in_words(seconds: i64) -> String {
+    match seconds {
+        s if s % 86_400 == 0 => format!("{} d", s / 86_400),
+        s if s % 3_600 == 0 => format!("{} h", s / 3_600),
+        s if s % 60 == 0 => format!("{} min", s / 60),
+        s => format!("{s} s"),
+    }
 }
 
 /// The snapshots of a group that some rule wants, newest first, each with the rules' reasons.

@@ -63,7 +63,7 @@ fn no_order_of_steps_loses_anything() {
             failures.push(format!("{}: never reached {:012b}", scenario.name, must_see & !done.sights));
         }
     }
-    println!("{states} states, {transitions} transitions, at most {most} MiB at once");
+    println!("figure: model, states: {states} ({transitions} transitions, at most {most} MiB at once)");
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
     assert!(states >= STATES_MIN, "{states} states are too few");
 }
@@ -84,5 +84,6 @@ fn every_rule_left_out_is_found() {
             _ => failures.push(format!("{}: nothing was found in {} states", scenario.name, done.states)),
         }
     }
+    println!("figure: model, rules left out and missed: {} (of {})", failures.len(), flawed().len());
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }

@@ -22,6 +22,7 @@ pub mod generated;
 pub mod hostile_writer;
 pub mod proxy;
 pub mod proxy_h2;
+pub mod pruning;
 pub mod recording_store;
 pub mod replicas;
 pub mod rig;
