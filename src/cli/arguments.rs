@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::{
-    backup, completions, forget, heal, init, key, lifecycle, ls, prune, repair, restore, retire, snapshots, status, undelete, verify,
+    backup, completions, forget, heal, init, key, lifecycle, ls, prune, repair, restore, retire, snapshots, status, undelete,
+    verify,
 };
 use crate::config::Overrides;
 use crate::config::amount::Size;

@@ -28,7 +28,14 @@ pub struct RepairSettings {
 
 impl Default for RepairSettings {
     fn default() -> RepairSettings {
-        RepairSettings { stores: Vec::new(), dry_run: false, give_up: false, publish_chunks: 100_000, data_pack: 16 << 20, meta_pack: 4 << 20 }
+        RepairSettings {
+            stores: Vec::new(),
+            dry_run: false,
+            give_up: false,
+            publish_chunks: 100_000,
+            data_pack: 16 << 20,
+            meta_pack: 4 << 20,
+        }
     }
 }
 
