@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::{
-    backup, completions, forget, heal, init, key, lifecycle, ls, prune, restore, snapshots, status, undelete, verify,
+    backup, completions, forget, heal, init, key, lifecycle, ls, prune, repair, restore, retire, snapshots, status, undelete,
+    verify,
 };
 use crate::config::Overrides;
 use crate::config::amount::Size;
@@ -127,6 +128,10 @@ pub enum Command {
     Prune(prune::PruneArguments),
     /// Bring replicas up to date that lack what others hold, and replace what is damaged
     Heal(heal::HealArguments),
+    /// Make a replica's own records again where they are lost: its index, or its log
+    Repair(repair::RepairArguments),
+    /// Take out a store that is lost or given up
+    Retire(retire::RetireArguments),
     /// Do what is due by the configuration: heal, forget, prune, verify a slice
     Lifecycle(lifecycle::LifecycleArguments),
     /// Show the replicas side by side

@@ -18,7 +18,9 @@ pub mod ls;
 pub mod output;
 pub mod prompt;
 pub mod prune;
+pub mod repair;
 pub mod restore;
+pub mod retire;
 pub mod select;
 pub mod snapshots;
 pub mod status;
@@ -108,6 +110,8 @@ async fn dispatch(context: &Context, command: Command) -> Result<Outcome, Failur
         Command::Undelete(arguments) => undelete::run(context, arguments).await,
         Command::Prune(arguments) => prune::run(context, arguments).await,
         Command::Heal(arguments) => heal::run(context, arguments).await,
+        Command::Repair(arguments) => repair::run(context, arguments).await,
+        Command::Retire(arguments) => retire::run(context, arguments).await,
         Command::Lifecycle(arguments) => lifecycle::run(context, arguments).await,
         Command::Status(arguments) => status::run(context, arguments).await,
         Command::Key(arguments) => key::run(context, arguments).await,

@@ -2,18 +2,19 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
 
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
-use crate::cli::output::{count, duration, name, short, size};
+use crate::cli::output::{Output, count, duration, name, put_name, short, size};
 use crate::cli::select::{Filter, Wanted};
 use crate::cli::terminal::Watch;
 use crate::progress::Progress;
 use crate::repository::error::Fault;
-use crate::restore::{self, RestoreReport, RestoreSettings};
+use crate::restore::{self, Losses, Lost, RestoreReport, RestoreSettings};
 
 /// Arguments.
 #[derive(Args)]
@@ -51,6 +52,9 @@ pub struct RestoreArguments {
     /// Say what would be done; write nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+    /// List everything that no store has any more, path by path; also of a snapshot that no log names, by its id
+    #[arg(long)]
+    pub what_is_left: bool,
 }
 
 /// Restores.
@@ -63,7 +67,17 @@ pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outco
     {
         return Err(Failure::usage(format!("--from {from}: there is no such store")));
     }
-    let view = context.interruptible(wanted.find(&repository, &arguments.filter)).await??;
+    let snapshot = match context.interruptible(wanted.find(&repository, &arguments.filter)).await? {
+        Ok(view) => view.snapshot,
+        Err(e) if arguments.what_is_left && e.fault == Fault::Usage && wanted.snapshot.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            context.interruptible(repository.unrooted(&wanted.snapshot)).await??.ok_or(e)?
+        }
+        Err(e) => return Err(e),
+    };
+    let losses = arguments.what_is_left.then(|| {
+        let output = context.output.clone();
+        Losses(Arc::new(move |lost| tell(&output, lost)))
+    });
     let what = RestoreSettings {
         target: context.absolute(&arguments.target),
         path: wanted.path,
@@ -76,11 +90,12 @@ pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outco
         no_xattrs: arguments.no_xattrs,
         no_special: arguments.no_special,
         memory: settings.memory,
+        losses,
     };
     let progress = Progress::default();
     let result = {
         let _watch = Watch::start(&context.env, &context.output, &progress, "restoring");
-        restore::run(&repository, &view.snapshot, &what, &progress, &context.stop).await
+        restore::run(&repository, &snapshot, &what, &progress, &context.stop).await
     };
     let report = result?;
     let output = &context.output;
@@ -99,6 +114,7 @@ pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outco
             "seconds_elapsed": report.duration.as_secs(), "total_entries": report.entries,
             "files_restored": report.files_written, "files_skipped": report.files_unchanged,
             "total_bytes": report.bytes_total, "bytes_restored": report.bytes_written,
+            "lost_parts": report.lost_parts, "lost_bytes": report.lost_bytes,
             "failed": report.failed_count, "metadata_failed": report.warnings_count,
         }));
     } else {
@@ -116,11 +132,33 @@ pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outco
         if report.failed_count > 0 {
             output.line(format_args!("  {} could not be restored", count(report.failed_count, "item")));
         }
+        if arguments.what_is_left {
+            let parts = count(report.lost_parts, "part");
+            output.line(format_args!("  {parts} could not be had from any store ({} of content)", size(report.lost_bytes)));
+        }
         if report.warnings_count > 0 {
             output.line(format_args!("  {} of metadata could not be set", count(report.warnings_count, "piece")));
         }
     }
     Ok(outcome(&report))
+}
+
+/// One thing that could not be had.
+fn tell(output: &Output, lost: &Lost) {
+    if !output.json {
+        let place = lost.part.map(|(offset, length)| format!(" [{offset}..{}]", offset.saturating_add(length)));
+        output.line(format_args!("lost {}{}: {}", name(&lost.path), place.unwrap_or_default(), name(lost.why.as_bytes())));
+        return;
+    }
+    let mut object = serde_json::Map::new();
+    object.insert("message_type".into(), "lost".into());
+    put_name(&mut object, "path", &lost.path);
+    if let Some((offset, length)) = lost.part {
+        object.insert("offset".into(), offset.into());
+        object.insert("length".into(), length.into());
+    }
+    object.insert("message".into(), lost.why.clone().into());
+    output.object(&object.into());
 }
 
 /// How a restore that was carried out came out.

@@ -90,7 +90,7 @@ impl Log {
         Ok(())
     }
 
-    async fn read_checkpoint(&self, slot: u64) -> Result<(State, Runs), String> {
+    pub(super) async fn read_checkpoint(&self, slot: u64) -> Result<(State, Runs), String> {
         let epoch = self.state.epoch;
         let name = layout::checkpoint(epoch, slot);
         let stored = self.replica.store.get(&name, None).await.map_err(|e| e.to_string())?;

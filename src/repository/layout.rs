@@ -76,6 +76,11 @@ pub fn slot(epoch: u32, slot: u64) -> ObjectName {
     name(format!("log/{epoch:08x}/{slot:020}"))
 }
 
+/// What all slots of an epoch begin with.
+pub fn slot_prefix(epoch: u32) -> String {
+    format!("log/{epoch:08x}/")
+}
+
 /// The number of a log slot of `epoch` by its name.
 pub fn parse_slot(epoch: u32, object: &ObjectName) -> Option<u64> {
     let number = object.as_str().strip_prefix(&format!("log/{epoch:08x}/"))?.parse().ok()?;

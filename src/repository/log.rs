@@ -66,9 +66,16 @@ impl Log {
         run_id: Hash,
         seen_epoch: u32,
     ) -> Result<Log, RepositoryError> {
-        let mut log = Log {
+        let mut log = Log::unread(env, replica, keyring, run_id, seen_epoch.max(1));
+        log.reload().await?;
+        Ok(log)
+    }
+
+    /// A log of which nothing was read yet.
+    pub(super) fn unread(env: &Env, replica: &Replica, keyring: &Arc<Keyring>, run_id: Hash, epoch: u32) -> Log {
+        Log {
             replica: replica.clone(),
-            state: State { epoch: seen_epoch.max(1), ..State::default() },
+            state: State { epoch, ..State::default() },
             damaged: None,
             checkpointed: 0,
             runs: crate::repository::checkpoints::Runs::default(),
@@ -76,9 +83,7 @@ impl Log {
             keyring: keyring.clone(),
             run_id,
             hashes: BTreeMap::new(),
-        };
-        log.reload().await?;
-        Ok(log)
+        }
     }
 
     /// Finds the current epoch and reads it from its newest usable checkpoint on.
@@ -341,7 +346,7 @@ impl Log {
     }
 
     /// Tries to create the next slot; `false` when someone else has it (their record is folded in then).
-    async fn create_next(
+    pub(super) async fn create_next(
         &mut self,
         replica_id: Hash,
         action: Action,

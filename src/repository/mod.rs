@@ -1,14 +1,16 @@
 //! Typed objects, kept safely.
 //!
 //! What is here: where each kind of object lies (`layout`), the keys (`keyring`), the commit log of each replica and its
-//! folded state (`log`, `state`, `checkpoints`), where chunks are (`chunk_index`), and the doors through which the
-//! activities read and write (`open`, `snapshots`, `forgotten`, `reader`, `packs`, `writer`, `footing`, `condemned`, `keys`, `status`). What comes in:
+//! folded state (`log`, `state`, `checkpoints`; of a damaged one `past`, `epochs`), where chunks are (`chunk_index`), and the doors
+//! through which the activities read and write (`open`, `snapshots`, `forgotten`, `reader`, `packs`, `trailers`, `writer`, `footing`,
+//! `condemned`, `keys`, `status`, `retire`). What comes in:
 //! plaintext chunks, snapshots, secrets. What goes out: the same, verified, and receipts. What never happens here: a source, a target, a
 //! policy, a provider.
 
 pub mod checkpoints;
 pub mod chunk_index;
 pub mod condemned;
+pub mod epochs;
 pub mod error;
 pub mod footing;
 pub mod forgotten;
@@ -23,11 +25,14 @@ pub mod log;
 pub mod notes;
 pub mod open;
 pub mod packs;
+pub mod past;
 mod probe;
 pub mod reader;
+pub mod retire;
 pub mod snapshots;
 pub mod state;
 pub mod status;
+pub mod trailers;
 pub mod unlock;
 pub mod writer;
 

@@ -1,6 +1,6 @@
 //! Opening a repository: descriptor, key, logs, and the tests that must pass before anything is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
@@ -21,6 +21,7 @@ use crate::repository::keyring::{self, Unlock};
 use crate::repository::layout;
 use crate::repository::log::Log;
 use crate::repository::reader::FrameCache;
+use crate::repository::retire::retired;
 use crate::repository::unlock::unlock_descriptor;
 use crate::repository::{Access, Met, Repository};
 use crate::seal::key::KdfFloor;
@@ -261,6 +262,7 @@ async fn audit(
     faults: &mut BTreeMap<usize, (Fault, String)>,
 ) -> Result<(), RepositoryError> {
     let mut by_id: BTreeMap<Hash, usize> = BTreeMap::new();
+    let gone: BTreeSet<Hash> = logs.iter().flatten().flat_map(|log| retired(&log.state)).collect();
     for index in 0..logs.len() {
         let name = &set.replicas[index].name;
         let Some(id) = logs[index].as_ref().map(|log| log.state.replica_id) else { continue };
@@ -287,7 +289,17 @@ async fn audit(
             }
         }
         if let Some(damage) = &log.damaged {
-            faults.insert(index, (damage.fault, damage.why.clone()));
+            let advice = format!("`holdfast repair log {name}` ends it and begins another");
+            faults.insert(index, (damage.fault, format!("{}: {advice}", damage.why)));
+        }
+        if log.is_unfinished() || (log.damaged.is_none() && log.state.closed.is_some()) {
+            let why =
+                format!("store {name}: the repair of its log was interrupted: run `holdfast repair log {name}` to finish it");
+            faults.entry(index).or_insert((Fault::Integrity, why));
+        }
+        if id.is_some_and(|id| gone.contains(&id)) {
+            let why = format!("store {name} was retired: take it out of the configuration");
+            faults.entry(index).or_insert((Fault::Refused, why));
         }
         if id.is_none() {
             let why = format!("store {name}: its log has not begun: run `holdfast heal` to make it a replica");

@@ -90,7 +90,7 @@ impl Repository {
     }
 
     /// What a read came to, unless the replica stops answering meanwhile.
-    async fn patiently<T>(
+    pub(super) async fn patiently<T>(
         &self,
         replica: &Replica,
         bytes: u64,
@@ -112,7 +112,7 @@ impl Repository {
     }
 
     /// The frames of a pack, by its trailer at one replica.
-    async fn trailer(&self, replica: &Replica, pack: &PackRow) -> Result<Vec<Frame>, ReadFault> {
+    pub(super) async fn trailer(&self, replica: &Replica, pack: &PackRow) -> Result<Vec<Frame>, ReadFault> {
         let name = layout::hashed(pack_class(pack.kind), &pack.hash);
         let (size, keyring) = (pack.size, &self.keyring);
         let tail_at = size.saturating_sub(TAIL);
@@ -123,9 +123,9 @@ impl Repository {
         let (header, tail) = futures::join!(header, tail);
         let (header, (range, tail)) = (header?, tail?);
         let open = |sealed: &[u8]| {
-            decode_trailer(&header, sealed, size, &keyring.keys.index, &keyring.repository_id)
-                .map(|(_, frames)| frames)
-                .map_err(|e| chain(&e))
+            let (kind, frames) =
+                decode_trailer(&header, sealed, size, &keyring.keys.index, &keyring.repository_id).map_err(|e| chain(&e))?;
+            if kind == pack.kind { Ok(frames) } else { Err("it holds something else than its name says".to_owned()) }
         };
         if range.start >= tail_at {
             let sealed = &tail[(range.start - tail_at) as usize..(range.end - tail_at) as usize];
@@ -137,7 +137,7 @@ impl Repository {
     }
 
     /// Those of `frames` that one replica gives whole, by offset. What is damaged is read alone, and twice, before it is said so.
-    async fn frames_at(&self, replica: &Replica, pack: &PackRow, frames: Vec<Frame>) -> Vec<(u32, (Frame, Bytes))> {
+    pub(super) async fn frames_at(&self, replica: &Replica, pack: &PackRow, frames: Vec<Frame>) -> Vec<(u32, (Frame, Bytes))> {
         let name = layout::hashed(pack_class(pack.kind), &pack.hash);
         let mut out = Vec::new();
         for run in runs(frames) {
@@ -172,7 +172,7 @@ impl Repository {
     }
 
     /// Opens a frame, and holds every chunk in it against its id.
-    async fn is_whole(&self, kind: PackKind, frame: &Frame, bytes: Bytes) -> Result<(), String> {
+    pub(super) async fn is_whole(&self, kind: PackKind, frame: &Frame, bytes: Bytes) -> Result<(), String> {
         let (keyring, frame) = (self.keyring.clone(), frame.clone());
         let test = move || {
             let shape = frame.shape().map_err(|e| chain(&e))?;

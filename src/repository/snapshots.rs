@@ -10,7 +10,7 @@ use crate::clock::Planted;
 use crate::format::snapshot::Snapshot;
 use crate::format::{Hash, object_hash};
 use crate::replica::Mask;
-use crate::replica::read::read_any;
+use crate::replica::read::{read_any, read_one};
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::layout::{self, Class};
 use crate::repository::{Met, Repository};
@@ -178,6 +178,47 @@ impl Repository {
             }
         }
         None
+    }
+
+    /// The snapshot whose id begins with `text` and that lies somewhere although no log names it: a repair of the log did not
+    /// find it whole, or the record that committed it is lost. One that was forgotten is none; several are [`Fault::Usage`].
+    pub async fn unrooted(&self, text: &str) -> Result<Option<Snapshot>, RepositoryError> {
+        let wanted = text.to_ascii_lowercase();
+        let forgotten = self.forgotten_ids().await;
+        let mut found: BTreeMap<Hash, Snapshot> = BTreeMap::new();
+        for index in self.readable().indices() {
+            for object in self.listed(index, Class::Snapshot).await? {
+                let Some((snapshot, _)) = self.snapshot_at(index, &object).await? else { continue };
+                let Ok(id) = snapshot.snapshot_id() else { continue };
+                if hex::encode(id).starts_with(&wanted) && !forgotten.contains(&id) {
+                    found.insert(id, snapshot);
+                }
+            }
+        }
+        match found.len() {
+            0 | 1 => Ok(found.into_values().next()),
+            several => {
+                Err(RepositoryError::new(Fault::Usage, format!("{several} snapshots' ids begin with {wanted}: write more of it")))
+            }
+        }
+    }
+
+    /// A snapshot's object as it lies at one replica, whether a log names it or not; `None` when it is damaged or missing there.
+    pub async fn snapshot_at(&self, index: usize, object: &Hash) -> Result<Option<(Snapshot, Bytes)>, RepositoryError> {
+        let name = layout::hashed(Class::Snapshot, object);
+        let read = read_one(&self.set.replicas[index], &name, None, async |stored: Bytes| {
+            if object_hash(&stored) != *object {
+                return Err("its bytes do not match its name".to_owned());
+            }
+            Snapshot::decode(&stored, &self.keyring.keys.log, &self.keyring.repository_id)
+                .map(|snapshot| (snapshot, stored))
+                .map_err(|e| crate::repository::log::chain(&e))
+        });
+        match read.await {
+            Ok(found) => Ok(Some(found)),
+            Err(fault) if fault.is_damage() => Ok(None),
+            Err(fault) => Err(crate::repository::log::read_error(&name, fault)),
+        }
     }
 
     /// The snapshot that `text` names: an id or a unique beginning of one, `latest`, or `latest~N` (N before the latest).

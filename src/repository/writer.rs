@@ -190,7 +190,7 @@ impl Repository {
         Ok(())
     }
 
-    async fn write(
+    pub(super) async fn write(
         &self,
         index: usize,
         action: Action,

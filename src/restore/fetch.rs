@@ -92,8 +92,9 @@ impl<'r> Work<'r> {
         let (items, needs) = self.needs(&runs).await?;
         drop(runs);
         let planned = plan(needs);
-        for (id, file) in planned.lost {
-            items[file as usize].fail(tally, || format!("chunk {id} is in no pack that can be read"));
+        for Write { id, file, offset, length, .. } in planned.lost {
+            let part = Some((offset, u64::from(length)));
+            items[file as usize].lose(tally, part, || format!("chunk {id} is in no pack that can be read"));
         }
         let items = &items;
         stream::iter(planned.reads).for_each_concurrent(READS, |read| async move { self.read(read, items).await }).await;
@@ -227,10 +228,12 @@ impl<'r> Work<'r> {
             let item = &items[write.file as usize];
             match had.get(&write.id).and_then(Clone::clone) {
                 Some(bytes) => out.push((item.clone(), write.offset, bytes)),
-                None => item.fail(&self.placer.tally, || {
+                None => {
                     let Write { id, offset, length, .. } = write;
-                    format!("{length} bytes at {offset} could not be had: chunk {id} is damaged or missing wherever it lies")
-                }),
+                    item.lose(&self.placer.tally, Some((offset, u64::from(length))), || {
+                        format!("{length} bytes at {offset} could not be had: chunk {id} is damaged or missing wherever it lies")
+                    });
+                }
             }
         }
     }
@@ -308,16 +311,17 @@ impl<'r> Work<'r> {
         }
     }
 
-    /// The next runs of a file, and how many bytes of it are lost among them; `None`: its content list cannot be read on.
-    async fn some_runs(&self, item: &Arc<Item>, runs: &mut Runs<'_>) -> Option<(Vec<Placed>, u64)> {
-        let (mut batch, mut lost) = (Vec::new(), 0);
+    /// The next runs of a file, and those that are lost among them (offset, length, why); `None`: its content list cannot be
+    /// read on.
+    async fn some_runs(&self, item: &Arc<Item>, runs: &mut Runs<'_>) -> Option<(Vec<Placed>, Vec<(u64, u64, String)>)> {
+        let (mut batch, mut lost) = (Vec::new(), Vec::new());
         while batch.len() < RUNS {
             let (offset, length, id) = match runs.next().await.ok()? {
                 None => break,
                 Some((offset, Run::Chunk(id, length))) => (offset, u64::from(length), Some(id)),
                 Some((offset, Run::Hole(length))) => (offset, length, None),
-                Some((_, Run::Lost(length, _))) => {
-                    lost += length;
+                Some((offset, Run::Lost(length, why))) => {
+                    lost.push((offset, length, why));
                     continue;
                 }
             };
@@ -333,17 +337,18 @@ impl<'r> Work<'r> {
         let mut runs = match Runs::of(self.repository, &item.entry) {
             Ok(runs) => runs,
             Err(e) => {
-                item.fail(&self.placer.tally, || told(&e));
+                item.lose(&self.placer.tally, None, || told(&e));
                 return Ok(());
             }
         };
         while item.takes_content() {
             let Some((batch, lost)) = self.some_runs(item, &mut runs).await else {
-                item.fail(&self.placer.tally, || "its content list cannot be read".into());
+                item.lose(&self.placer.tally, None, || "its content list cannot be read".into());
                 break;
             };
-            if lost > 0 {
-                item.fail(&self.placer.tally, || format!("{lost} bytes could not be had: its content list is damaged"));
+            for (offset, length, why) in lost {
+                let part = Some((offset, length));
+                item.lose(&self.placer.tally, part, || format!("{length} bytes at {offset} could not be had: {why}"));
             }
             if batch.is_empty() {
                 break;

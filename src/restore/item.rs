@@ -75,6 +75,20 @@ impl Item {
         }
     }
 
+    /// Notes that a part of it (offset and length; none: what cannot be said by bytes) is in no replica any more. Who asked for
+    /// what is left is told of every part.
+    pub fn lose(&self, tally: &Tally, part: Option<(u64, u64)>, why: impl FnOnce() -> String) {
+        let before = std::mem::replace(&mut *self.fate.lock().unwrap_or_else(PoisonError::into_inner), Fate::Failed);
+        if before == Fate::Failed && !tally.lists_losses() {
+            return;
+        }
+        let why = why();
+        tally.lost(&self.path, part, &why);
+        if before != Fate::Failed {
+            tally.failed(&self.path, why);
+        }
+    }
+
     /// As `fail`, when it was the target that refused.
     pub fn refuse(&self, tally: &Tally, e: &TargetError) {
         let before = std::mem::replace(&mut *self.fate.lock().unwrap_or_else(PoisonError::into_inner), Fate::Failed);

@@ -63,6 +63,29 @@ pub struct RestoreSettings {
     pub no_special: bool,
     /// Bytes in flight; 0: 128 MiB.
     pub memory: u64,
+    /// Who is told of everything that could not be had; none: only the report counts it.
+    pub losses: Option<Losses>,
+}
+
+/// Something that is in no replica any more, or in none that can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Recorded path.
+    pub path: Vec<u8>,
+    /// Offset and length in bytes; none: not a part of its content.
+    pub part: Option<(u64, u64)>,
+    /// What could not be had.
+    pub why: String,
+}
+
+/// Told of each loss when it is met, in no order, from any thread.
+#[derive(Clone)]
+pub struct Losses(pub Arc<dyn Fn(&Lost) + Send + Sync>);
+
+impl std::fmt::Debug for Losses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Losses")
+    }
 }
 
 /// What a restore did.
@@ -84,6 +107,10 @@ pub struct RestoreReport {
     pub failed: Vec<(String, String)>,
     /// How many those are.
     pub failed_count: u64,
+    /// Parts that no replica gave, of content and otherwise; exact where they were asked for, else at least.
+    pub lost_parts: u64,
+    /// Content bytes in them.
+    pub lost_bytes: u64,
     /// Metadata that could not be set: path and reason (bounded).
     pub warnings: Vec<(String, String)>,
     /// How many those are.
@@ -146,7 +173,7 @@ pub async fn run(
         dry_run: settings.dry_run,
         ..RestoreReport::default()
     };
-    let tally = Arc::new(Tally::new(progress, report));
+    let tally = Arc::new(Tally::new(progress, report, settings.losses.clone()));
     let memory = if settings.memory == 0 { MEMORY } else { settings.memory };
     let links_memory = usize::try_from(memory / 8).unwrap_or(usize::MAX);
     let broken = Arc::new(Mutex::new(Some(Firsts::new(links_memory, std::env::temp_dir()))));

@@ -72,8 +72,8 @@ impl Read {
 pub struct Plan {
     /// The reads, by pack and place in it.
     pub reads: Vec<Read>,
-    /// Needs without a usable place: chunk, and the file that wants it.
-    pub lost: Vec<(ChunkId, u32)>,
+    /// Needs without a usable place (`from` means nothing).
+    pub lost: Vec<Write>,
 }
 
 fn end_of(place: &Place) -> u64 {
@@ -96,7 +96,8 @@ pub fn plan(needs: Vec<Need>) -> Plan {
         let mut usable = need.places.iter().filter(|p| fits(&need, p)).peekable();
         let best = usable.peek().copied();
         let Some(place) = usable.find(|p| chosen.contains(&p.frame)).or(best).copied() else {
-            out.lost.push((need.id, need.file));
+            let Need { file, offset, id, length, .. } = need;
+            out.lost.push(Write { id, file, offset, from: 0, length });
             continue;
         };
         chosen.insert(place.frame);
@@ -185,7 +186,8 @@ mod tests {
         let mut short = place(1, 1, 0, 100);
         short.length = 9;
         let planned = plan(vec![need(1, 4, 0, &[]), need(2, 5, 0, &[short]), need(3, 6, 0, &[short, place(1, 2, 0, 100)])]);
-        assert_eq!(planned.lost, [(ChunkId([1; 32]), 4), (ChunkId([2; 32]), 5)]);
+        let lost: Vec<_> = planned.lost.iter().map(|w| (w.id, w.file, w.offset, w.length)).collect();
+        assert_eq!(lost, [(ChunkId([1; 32]), 4, 0, 10), (ChunkId([2; 32]), 5, 0, 10)]);
         assert_eq!(shape(&planned), vec![(1, vec![(0, vec![0])])]);
     }
 }

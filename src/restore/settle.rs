@@ -83,7 +83,7 @@ impl Work<'_> {
             whole.iter().for_each(|item| close(&placer, item));
             for (item, first) in linked {
                 if placer.is_broken(&first) {
-                    item.fail(&placer.tally, || "it is another name of a file that could not be restored".into());
+                    item.lose(&placer.tally, None, || "it is another name of a file that could not be restored".into());
                 }
             }
             whole
@@ -172,6 +172,7 @@ fn set(placer: &Placer, (on, attributes, problems): (On, Vec<Attribute>, Vec<Str
         On::Directory(left) => (&left.key, &left.path, &left.entry),
     };
     for problem in problems {
+        placer.tally.lost(path, None, &problem);
         placer.tally.warned(path, problem);
     }
     if let On::Directory(_) = on {

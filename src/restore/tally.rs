@@ -4,8 +4,8 @@ use std::io;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::progress::Progress;
-use crate::restore::RestoreReport;
 use crate::restore::target::TargetError;
+use crate::restore::{Losses, Lost, RestoreReport};
 
 /// How many failures, and how many warnings, are kept by name; the counts go on.
 const NAMED_MAX: usize = 1000;
@@ -16,6 +16,7 @@ pub struct Tally {
     pub progress: Progress,
     report: Mutex<RestoreReport>,
     fatal: OnceLock<String>,
+    losses: Option<Losses>,
 }
 
 /// An error with its causes, in one line.
@@ -37,8 +38,30 @@ fn named(list: &mut Vec<(String, String)>, path: &[u8], why: String) {
 
 impl Tally {
     /// Nothing yet.
-    pub fn new(progress: &Progress, report: RestoreReport) -> Tally {
-        Tally { progress: progress.clone(), report: Mutex::new(report), fatal: OnceLock::new() }
+    pub fn new(progress: &Progress, report: RestoreReport, losses: Option<Losses>) -> Tally {
+        Tally { progress: progress.clone(), report: Mutex::new(report), fatal: OnceLock::new(), losses }
+    }
+
+    /// Whether somebody wants to hear of everything that could not be had.
+    pub fn lists_losses(&self) -> bool {
+        self.losses.is_some()
+    }
+
+    /// Tells of something that is in no replica any more.
+    pub fn lost(&self, path: &[u8], part: Option<(u64, u64)>, why: &str) {
+        self.with(|report| {
+            report.lost_parts += 1;
+            report.lost_bytes += part.map_or(0, |(_, length)| length);
+        });
+        if let Some(losses) = &self.losses {
+            (losses.0)(&Lost { path: path.to_vec(), part, why: why.to_owned() });
+        }
+    }
+
+    /// Notes an item of which nothing is in any replica any more.
+    pub fn gone(&self, path: &[u8], why: String) {
+        self.lost(path, None, &why);
+        self.failed(path, why);
     }
 
     /// Changes the report.

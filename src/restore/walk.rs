@@ -208,7 +208,7 @@ impl<'r> Within<'r> {
                     window.runs.push(Placed { item: item.clone(), offset, length, id: None });
                 }
                 Ok(Some((offset, Run::Lost(length, why)))) => {
-                    item.fail(tally, || format!("{length} bytes at {offset} could not be had: {why}"));
+                    item.lose(tally, Some((offset, length)), || format!("{length} bytes at {offset} could not be had: {why}"));
                 }
                 Ok(None) => {
                     window.whole.push(item.clone());
@@ -216,7 +216,7 @@ impl<'r> Within<'r> {
                     break;
                 }
                 Err(e) if e.fault == Fault::Integrity => {
-                    item.fail(tally, || told(&e));
+                    item.lose(tally, None, || told(&e));
                     window.whole.push(item.clone());
                     self.streaming = None;
                     break;
@@ -280,7 +280,7 @@ impl<'r> Within<'r> {
         match Runs::of(repository, &item.entry) {
             Ok(runs) => self.streaming = Some((item, runs)),
             Err(e) => {
-                item.fail(tally, || told(&e));
+                item.lose(tally, None, || told(&e));
                 window.whole.push(item);
             }
         }
@@ -320,7 +320,7 @@ impl<'r> Within<'r> {
                     None => "to the end".to_owned(),
                 };
                 let why = format!("from here {until}, up to {} items are lost: {}", unread.entries, told(&e));
-                tally.failed(&self.part.path_of(first), why);
+                tally.gone(&self.part.path_of(first), why);
             }
             Err(e) => return Err(e.into()),
         }
@@ -363,11 +363,11 @@ impl<'r> Within<'r> {
         let decoded = entry::decode(value.clone(), &key);
         if start < key.len() {
             if catalog::verify_key(&key).is_err() {
-                tally.failed(&self.part.path_of(&key), "its name is none that a tree can have".into());
+                tally.gone(&self.part.path_of(&key), "its name is none that a tree can have".into());
                 return;
             }
             if key[..start] == self.leaf[..] {
-                return tally.failed(&self.part.path_of(&key), "it lies beneath what is no directory".into());
+                return tally.gone(&self.part.path_of(&key), "it lies beneath what is no directory".into());
             }
             let judged = judge(&self.part.path_of(&key[..start]));
             self.deepest = key[..start].to_vec();
@@ -378,7 +378,7 @@ impl<'r> Within<'r> {
         let path = self.part.path_of(&key);
         let entry = match decoded {
             Ok(entry) => entry,
-            Err(e) => return tally.failed(&path, told(&e)),
+            Err(e) => return tally.gone(&path, told(&e)),
         };
         let judged = judge(&path);
         let takes = choice.takes(judged);

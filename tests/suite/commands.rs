@@ -301,3 +301,122 @@ fn jobs_run_in_turn_and_one_failure_does_not_stop_the_rest() {
     assert!(!out.contains("a.txt") && out.contains("b c"), "{out}");
     desk.expect(0, &["backup", "--job", "more"]);
 }
+
+/// Every file below a folder, by its path there.
+fn files(at: &Path) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    let mut open = vec![at.to_path_buf()];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() { open.push(path) } else { out.push(path) }
+        }
+    }
+    out.sort();
+    out
+}
+
+/// Turns a bit of a stored object: of a pack, in its first frame.
+fn spoil(path: &Path) {
+    let mut bytes = std::fs::read(path).expect("there");
+    bytes[30] ^= 1;
+    std::fs::remove_file(path).expect("removed");
+    std::fs::write(path, bytes).expect("written");
+}
+
+#[test]
+fn what_is_left_is_listed_and_shares_are_told() {
+    let desk = Desk::new();
+    desk.expect(0, &["backup", "--init"]);
+    for (share, told) in [("--read-data=1/1", "1/1"), ("--read-data=50%", "50%"), ("--read-data=1GiB", "1073741824 bytes")] {
+        let (out, _) = desk.expect(0, &["--json", "verify", share]);
+        let summary = lines(&out).pop().expect("a summary");
+        assert_eq!((&summary["share"], &summary["across"]), (&Value::from(told), &Value::from(false)), "{summary}");
+    }
+    let (out, _) = desk.expect(0, &["verify", "--read-data-subset", "1/1", "--across"]);
+    assert!(out.contains("read back: 1/1 of the packs, each pack at one store"), "{out}");
+    desk.expect(2, &["verify", "--across"]);
+    desk.expect(2, &["verify", "--read-data=3/2"]);
+    for store in ["one", "two"] {
+        files(&desk.at("stores").join(store).join("data")).iter().for_each(|pack| spoil(pack));
+    }
+    let (out, _) = desk.expect(14, &["--json", "restore", "latest", "--target", "to", "--what-is-left"]);
+    let told = lines(&out);
+    let lost: Vec<&Value> = told.iter().filter(|line| line["message_type"] == "lost").collect();
+    let summary = told.last().expect("a summary");
+    assert!(!lost.is_empty() && summary["lost_parts"] == lost.len() as u64, "{out}");
+    assert!(lost.iter().all(|l| l["path"].as_str().is_some_and(|path| path.contains("/src/")) && l["length"].as_u64() > Some(0)));
+    let (out, _) = desk.expect(14, &["restore", "latest", "--target", "other", "--what-is-left"]);
+    assert!(out.contains("lost /") && out.contains("could not be had from any store"), "{out}");
+}
+
+#[test]
+fn a_lost_store_is_retired() {
+    let desk = Desk::new();
+    desk.expect(0, &["backup", "--init"]);
+    desk.expect(0, &["backup"]);
+    desk.expect(2, &["retire", "three"]);
+    std::fs::rename(desk.at("stores/two"), desk.at("away")).expect("moved");
+    let (out, _) = desk.expect(0, &["retire", "two"]);
+    assert!(out.contains("store two is retired, the logs of one say so"), "{out}");
+    // It is not known to be missing any more.
+    desk.expect(2, &["retire", "two"]);
+    // Back again, it is not written to; what it holds can be read.
+    std::fs::rename(desk.at("away"), desk.at("stores/two")).expect("moved");
+    let before = files(&desk.at("stores/two"));
+    let (_, err) = desk.expect(4, &["backup"]);
+    assert!(err.contains("was retired: take it out of the configuration"), "{err}");
+    assert_eq!(files(&desk.at("stores/two")), before);
+    desk.expect(0, &["restore", "latest~1", "--from", "two", "--target", "to"]);
+    // Without it the other is the whole repository.
+    desk.write("holdfast.toml", &CONFIG.replace("[[store]]\nname = \"two\"\nurl = \"file:stores/two\"\n", ""));
+    desk.expect(0, &["backup"]);
+    desk.expect(0, &["verify"]);
+    desk.expect(17, &["retire", "one"]);
+    // What lies nowhere else is not given up by accident.
+    desk.write("holdfast.toml", CONFIG);
+    let desk = Desk::new();
+    desk.expect(0, &["backup", "--init"]);
+    std::fs::rename(desk.at("stores/one"), desk.at("away")).expect("moved");
+    desk.write("src/new", "new");
+    desk.expect(4, &["backup"]);
+    std::fs::rename(desk.at("away"), desk.at("stores/one")).expect("moved");
+    let (_, err) = desk.expect(17, &["retire", "two"]);
+    assert!(err.contains("heal"), "{err}");
+    desk.expect(0, &["heal"]);
+    let (out, _) = desk.expect(0, &["--json", "retire", "two"]);
+    assert_eq!(lines(&out)[0]["recorded"], serde_json::json!(["one"]));
+}
+
+#[test]
+fn a_damaged_log_and_a_lost_index_are_repaired() {
+    let desk = Desk::new();
+    desk.expect(0, &["backup", "--init"]);
+    desk.write("src/c", "more");
+    desk.expect(0, &["backup"]);
+    let (out, _) = desk.expect(0, &["repair", "log", "one"]);
+    assert!(out.contains("nothing to repair"), "{out}");
+    desk.expect(2, &["repair", "log", "three"]);
+    desk.expect(2, &["repair", "index", "three"]);
+    spoil(&files(&desk.at("stores/one/log/00000001"))[1]);
+    desk.expect(14, &["verify"]);
+    desk.expect(4, &["backup"]);
+    let before = files(&desk.at("stores/one"));
+    let (out, _) = desk.expect(0, &["repair", "log", "one", "--dry-run"]);
+    assert!(out.contains("1 slot lost") && out.contains("nothing was written"), "{out}");
+    assert_eq!(files(&desk.at("stores/one")), before);
+    let (out, _) = desk.expect(0, &["--json", "repair", "log", "one"]);
+    let summary = lines(&out).pop().expect("a summary");
+    assert_eq!((&summary["epoch"], &summary["slots_lost"]), (&Value::from(2), &Value::from(1)), "{summary}");
+    desk.expect(0, &["heal"]);
+    desk.expect(0, &["verify", "--read-data"]);
+    desk.expect(0, &["backup"]);
+    desk.expect(0, &["status"]);
+    for segment in files(&desk.at("stores/two/index")) {
+        std::fs::remove_file(segment).expect("removed");
+    }
+    let (out, err) = desk.expect(0, &["repair", "index"]);
+    assert!(out.contains("two") && err.contains("missing"), "{out}{err}");
+    desk.expect(0, &["verify", "--read-data"]);
+    desk.expect(0, &["restore", "latest", "--from", "two", "--target", "to"]);
+}

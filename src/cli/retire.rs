@@ -1,0 +1,95 @@
+//! `holdfast retire`: a replica that is lost, or given up, taken out.
+
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::context::{Context, Failure};
+use crate::cli::exit::Outcome;
+use crate::cli::output::name;
+use crate::format::Hash;
+use crate::repository::error::Fault;
+use crate::repository::{Access, Repository};
+
+/// Arguments.
+#[derive(Args)]
+pub struct RetireArguments {
+    /// The store that is lost or given up
+    #[arg(value_name = "STORE")]
+    pub at: String,
+    /// The id of its replica, where the store does not answer and several are missing
+    #[arg(long, value_name = "ID")]
+    pub replica_id: Option<String>,
+    /// Also where snapshots lie there that no other store holds
+    #[arg(long)]
+    pub give_up: bool,
+}
+
+/// Takes a replica out.
+pub async fn run(context: &Context, arguments: RetireArguments) -> Result<Outcome, Failure> {
+    let settings = context.settings()?;
+    if !settings.stores.iter().any(|store| store.name == arguments.at) {
+        return Err(Failure::usage(format!("there is no store {:?}", arguments.at)));
+    }
+    if settings.stores.len() < 2 {
+        return Err(Failure::new(Fault::Refused, "this is the only store: there would be no repository left"));
+    }
+    let unlock = context.unlock(&settings, false).await?;
+    let repository = context.open(&settings, &unlock, Access::Write).await?;
+    let id = which(&repository, &arguments).await?;
+    let retired = context.interruptible(repository.retire(id, &arguments.at)).await??;
+    let output = &context.output;
+    if let Err(why) = repository.save_heads() {
+        output.note(&why);
+    }
+    for (replica, _, why) in &retired.behind {
+        output.problem("retire", replica, why);
+    }
+    if output.json {
+        output.object(&json!({
+            "message_type": "summary", "store": arguments.at, "replica_id": hex::encode(retired.id), "recorded": retired.recorded,
+            "behind": retired.behind.iter().map(|(replica, ..)| replica).collect::<Vec<_>>(),
+        }));
+    } else {
+        let (store, logs) = (name(arguments.at.as_bytes()), retired.recorded.join(", "));
+        output.line(format_args!("store {store} is retired, the logs of {logs} say so: take it out of the configuration"));
+    }
+    let mut outcome = Outcome::success();
+    if !retired.behind.is_empty() {
+        outcome.behind();
+    }
+    Ok(outcome)
+}
+
+/// The replica that is meant. A store that answers says so itself; of one that does not only the others' logs know.
+async fn which(repository: &Repository, arguments: &RetireArguments) -> Result<Hash, Failure> {
+    if let Some(replica) = repository.set.replicas.iter().find(|r| r.name == arguments.at)
+        && let Some(log) = repository.log(replica.index).await
+        && let Some(id) = log.state.replica_id
+    {
+        drop(log);
+        let only = repository.only_at(replica.index).await;
+        if only > 0 && !arguments.give_up {
+            let why = format!("{only} snapshots lie only at store {}: run `holdfast heal` first, or --give-up", replica.name);
+            return Err(Failure::new(Fault::Refused, why));
+        }
+        return Ok(id);
+    }
+    let absent = repository.absent_replicas().await;
+    let listed = || absent.iter().map(|(id, head)| format!("{} (last seen at slot {})", hex::encode(id), head.slot));
+    let matching: Vec<&Hash> = match &arguments.replica_id {
+        None => absent.keys().collect(),
+        Some(text) => absent.keys().filter(|id| hex::encode(id).starts_with(&text.to_ascii_lowercase())).collect(),
+    };
+    match matching[..] {
+        [one] => Ok(*one),
+        [] => Err(Failure::usage(format!(
+            "no log has seen the replica at store {}, which does not answer: take it out of the configuration, that is all",
+            arguments.at
+        ))),
+        _ => Err(Failure::usage(format!(
+            "store {} does not answer, and several replicas are missing: say which with --replica-id: {}",
+            arguments.at,
+            listed().collect::<Vec<_>>().join(", ")
+        ))),
+    }
+}
