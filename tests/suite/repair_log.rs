@@ -417,7 +417,7 @@ async fn slots_of_others_and_packs_that_are_damaged_too() {
     let victim = stage.names_at(0, "data/").await[0].clone();
     spoil(&stage, 0, &victim).await;
     let report = repair(&stage, 0).await;
-    assert_eq!((report.damaged_count, report.damaged), (1, vec![victim.to_string()]));
+    assert_eq!((report.damaged_count, report.damaged.clone()), (1, vec![victim.to_string()]));
     assert!(!report.not_whole.is_empty() && report.not_whole.iter().all(|(_, _, elsewhere)| !elsewhere));
     assert!(report.waits && log_outcome(&report).code() == 14);
     // Nobody writes, and so nobody prunes, before what is left of them was had.
