@@ -307,7 +307,9 @@ impl ChunkIndex {
     /// and that of its pack.
     pub fn frames_of(&self, id: &ChunkId, replica: usize) -> impl Iterator<Item = (u32, u32)> {
         let pack = |row: &Row| self.frames[row.frame as usize].pack;
-        self.rows_of(id).map(move |row| (row.frame, pack(row))).filter(move |(_, pack)| self.packs[*pack as usize].published.has(replica))
+        self.rows_of(id)
+            .map(move |row| (row.frame, pack(row)))
+            .filter(move |(_, pack)| self.packs[*pack as usize].published.has(replica))
     }
 
     /// Takes all marks back.
