@@ -122,7 +122,7 @@ impl Judge {
     }
 
     /// An object was created.
-    pub fn created(&mut self, shelves: &[Shelf], at: usize, name: &ObjectName, bytes: &Bytes, doing: Doing, knows: &[u64]) {
+    pub fn created(&mut self, shelves: &[Shelf], at: usize, name: &ObjectName, bytes: &Bytes, sender: Sender<'_>) {
         let slot = name.as_str().strip_prefix("log/00000001/").and_then(|slot| slot.parse().ok());
         if let (Some(slot), true) = (slot, self.keyring.is_some()) {
             self.slot(shelves, at, slot, bytes, sender);
