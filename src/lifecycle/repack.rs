@@ -53,6 +53,9 @@ struct Group {
 /// A frame that was read, and its number if it is to be opened.
 type Read = (Frame, Bytes, Option<u32>);
 
+/// A pack, and the frames that are to move out of it; see [`Moving`] for what stands beside each.
+type Wanted = (PackRow, Vec<(Spot, Option<u32>)>);
+
 /// The way into new packs of one replica.
 pub struct Repack<'r> {
     repository: &'r Repository,
@@ -95,7 +98,7 @@ impl<'r> Repack<'r> {
     /// run finds it.
     pub async fn run(mut self) -> Result<Moved, PruneError> {
         let index = self.repository.index().await?;
-        let mut wanted: Vec<(PackRow, Vec<(Spot, Option<u32>)>)> = Vec::new();
+        let mut wanted: Vec<Wanted> = Vec::new();
         {
             let chunks = index.read().expect("no panic while the index is locked");
             for (pack, frames) in &self.plan.moves {
