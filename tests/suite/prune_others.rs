@@ -87,7 +87,11 @@ async fn beside_a_newer_epoch() {
         let plan = move |call: &Call| {
             let slot = call.operation == Operation::Put && call.name.starts_with("log/");
             let newer = call.operation == Operation::Stat && call.name.starts_with("log/00000002/");
-            let now = if held_up < 3 { slot && slots.fetch_add(1, SeqCst) == held_up } else { newer && slots.fetch_add(1, SeqCst) == 6 };
+            let now = if held_up < 3 {
+                slot && slots.fetch_add(1, SeqCst) == held_up
+            } else {
+                newer && slots.fetch_add(1, SeqCst) == 6
+            };
             if now { Fault::Delay(HOUR) } else { Fault::Pass }
         };
         let faulty = FaultyStore::new(&stage.env, Arc::new(notes.clone()), plan);
