@@ -50,6 +50,8 @@ struct Group {
     chunks: Vec<(ChunkId, u32)>,
 }
 
+/// A frame that is to move, and its number if it is to be opened.
+type Wish = (Spot, Option<u32>);
 /// A frame that was read, and its number if it is to be opened.
 type Read = (Frame, Bytes, Option<u32>);
 
@@ -291,7 +293,7 @@ async fn unread(repository: &Repository, replica: usize, pack: &PackRow) -> Prun
 }
 
 /// The frames of a pack that are to move; `None` when some of them can be had nowhere.
-async fn read(repository: &Repository, pack: &PackRow, frames: &[(Spot, Option<u32>)]) -> Option<Vec<Read>> {
+async fn read(repository: &Repository, pack: &PackRow, frames: &[Wish]) -> Option<Vec<Read>> {
     let spots: Vec<Spot> = frames.iter().map(|(spot, _)| *spot).collect();
     let bytes: u64 = spots.iter().map(|(_, stored)| u64::from(*stored)).sum();
     let mut found: BTreeMap<u32, (Frame, Bytes)> = BTreeMap::new();
@@ -306,6 +308,6 @@ async fn read(repository: &Repository, pack: &PackRow, frames: &[(Spot, Option<u
         let some = repository.pack_frames(pack, &spots).await;
         found.extend(some.into_iter().map(|(frame, bytes)| (frame.offset as u32, (frame, bytes))));
     }
-    let one = |((offset, _), opened): &(Spot, Option<u32>)| found.remove(offset).map(|(frame, bytes)| (frame, bytes, *opened));
+    let one = |((offset, _), opened): &Wish| found.remove(offset).map(|(frame, bytes)| (frame, bytes, *opened));
     frames.iter().map(one).collect()
 }

@@ -82,7 +82,7 @@ pub fn change(at: &Path, seed: u64, day: u64) {
     }
     std::fs::write(folder.join(format!("new-{day}")), noise(seed << 40 | day << 8 | 100, 40_000)).expect("written");
     for i in 0..8 {
-        std::fs::write(folder.join(format!("tiny-{day}-{i}")), noise(seed << 40 | day << 8 | 150 + i, 900)).expect("written");
+        std::fs::write(folder.join(format!("tiny-{day}-{i}")), noise(seed << 40 | day << 8 | (150 + i), 900)).expect("written");
     }
     if day >= 3 {
         std::fs::remove_file(folder.join(format!("new-{}", day - 3))).expect("it was there");
