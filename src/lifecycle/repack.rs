@@ -56,7 +56,7 @@ type Wish = (Spot, Option<u32>);
 type Read = (Frame, Bytes, Option<u32>);
 
 /// A pack, and the frames that are to move out of it; see [`Moving`] for what stands beside each.
-type Wanted = (PackRow, Vec<(Spot, Option<u32>)>);
+type Wanted = (PackRow, Vec<Wish>);
 
 /// The way into new packs of one replica.
 pub struct Repack<'r> {
