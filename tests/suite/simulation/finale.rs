@@ -92,7 +92,7 @@ impl Run {
             return Err(format!("{host} has no snapshot left, and nobody named its last to be forgotten"));
         }
         if seed.is_multiple_of(RESTORES) {
-            self.into_a_folder(env).await?;
+            self.restored_to_a_folder(env).await?;
         }
         Ok(())
     }
@@ -215,7 +215,7 @@ impl Run {
     }
 
     /// The newest snapshot, by the real restore.
-    async fn into_a_folder(&self, env: &Env) -> Result<(), String> {
+    async fn restored_to_a_folder(&self, env: &Env) -> Result<(), String> {
         let repository = self.open(env, Access::Read).await.map_err(|e| format!("opening to restore: {e}"))?;
         let views = repository.snapshots().await.map_err(|e| e.to_string())?;
         let Some(view) = views.iter().rev().find(|view| !view.snapshot.partial) else { return Ok(()) };
