@@ -15,7 +15,8 @@ use holdfast::restore::{self, RestoreSettings};
 use holdfast::verify::share::Share;
 use holdfast::verify::{self, Damage, VerifyReport, VerifySettings};
 
-use crate::simulation::clients::{Client, Common, HEAL, Process, Run, live};
+use crate::simulation::clients::{Client, Common, HEAL, Run, live};
+use crate::simulation::process::Process;
 use crate::simulation::tree::Model;
 use crate::simulation::weather::Weather;
 use crate::simulation::world::{Doing, Shared, lock};
