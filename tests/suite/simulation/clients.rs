@@ -2,10 +2,7 @@
 //! the command line makes. A process is one command; it can stand still or end at any call to a store.
 
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use holdfast::backup::{BackupError, BackupSettings, Given, run_sources};
@@ -31,6 +28,7 @@ use holdfast::verify::{self, VerifySettings};
 use crate::simulation::dice::Dice;
 use crate::simulation::gate::members;
 use crate::simulation::planted::Bug;
+use crate::simulation::process::Process;
 use crate::simulation::sweep;
 use crate::simulation::tree::Model;
 use crate::simulation::world::{Doing, Shared, lock};
@@ -139,46 +137,6 @@ pub struct Run {
     pub common: Common,
     /// The name of its tree.
     pub tag: String,
-}
-
-/// One command under way, on a runtime and a clock of its own.
-pub struct Process {
-    client: usize,
-    work: Option<Pin<Box<dyn Future<Output = String>>>>,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl Process {
-    /// Starts `work` for a client.
-    pub fn new(client: usize, work: impl Future<Output = String> + 'static) -> Process {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        Process { client, work: Some(Box::pin(work)), runtime: runtime.expect("a runtime without any device") }
-    }
-
-    /// Runs until the calls that were granted are used up (nothing) or it is over (what it says).
-    pub fn go(&mut self, world: &Shared) -> Option<String> {
-        let (client, work) = (self.client, self.work.as_mut()?);
-        let said = self.runtime.block_on(poll_fn(|cx| {
-            if let Poll::Ready(said) = work.as_mut().poll(cx) {
-                return Poll::Ready(Some(said));
-            }
-            let turn = &mut lock(world).turns[client];
-            if turn.exhausted {
-                return Poll::Ready(None);
-            }
-            turn.main = Some(cx.waker().clone());
-            Poll::Pending
-        }));
-        if said.is_some() {
-            self.work = None;
-        }
-        said
-    }
-
-    /// Its clock goes on while it stood still.
-    pub fn sleep_through(&mut self, time: Duration) {
-        self.runtime.block_on(tokio::time::advance(time));
-    }
 }
 
 /// How far a clock is from the world's, in nanoseconds: often not at all, or years, either way.

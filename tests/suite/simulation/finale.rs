@@ -15,7 +15,8 @@ use holdfast::restore::{self, RestoreSettings};
 use holdfast::verify::share::Share;
 use holdfast::verify::{self, Damage, VerifyReport, VerifySettings};
 
-use crate::simulation::clients::{Client, Common, HEAL, Process, Run, live};
+use crate::simulation::clients::{Client, Common, HEAL, Run, live};
+use crate::simulation::process::Process;
 use crate::simulation::tree::Model;
 use crate::simulation::weather::Weather;
 use crate::simulation::world::{Doing, Shared, lock};
@@ -92,7 +93,7 @@ impl Run {
             return Err(format!("{host} has no snapshot left, and nobody named its last to be forgotten"));
         }
         if seed.is_multiple_of(RESTORES) {
-            self.into_a_folder(env).await?;
+            self.restored_to_a_folder(env).await?;
         }
         Ok(())
     }
@@ -215,7 +216,7 @@ impl Run {
     }
 
     /// The newest snapshot, by the real restore.
-    async fn into_a_folder(&self, env: &Env) -> Result<(), String> {
+    async fn restored_to_a_folder(&self, env: &Env) -> Result<(), String> {
         let repository = self.open(env, Access::Read).await.map_err(|e| format!("opening to restore: {e}"))?;
         let views = repository.snapshots().await.map_err(|e| e.to_string())?;
         let Some(view) = views.iter().rev().find(|view| !view.snapshot.partial) else { return Ok(()) };

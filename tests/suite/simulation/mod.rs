@@ -10,6 +10,7 @@ mod finale;
 mod gate;
 mod judge;
 mod planted;
+mod process;
 mod run;
 mod seeds;
 mod shelf;

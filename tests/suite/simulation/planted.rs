@@ -101,9 +101,9 @@ impl Store for Hasty {
 
     fn stat<'a>(&'a self, name: &'a ObjectName) -> BoxFuture<'a, Result<Option<ObjectInfo>, StoreError>> {
         Box::pin(async move {
-            match self.told.lock().expect("no panic while telling").get(name).copied() {
-                Some(size) => return Ok(Some(ObjectInfo { name: name.clone(), size, modified: Time(0) })),
-                None => {}
+            let told = self.told.lock().expect("no panic while telling").get(name).copied();
+            if let Some(size) = told {
+                return Ok(Some(ObjectInfo { name: name.clone(), size, modified: Time(0) }));
             }
             self.store.stat(name).await
         })

@@ -11,11 +11,12 @@ use holdfast::repository::init::{InitSettings, init};
 use holdfast::repository::layout::{self, Class};
 use holdfast::store::name::ObjectName;
 
-use crate::simulation::clients::{Client, Command, Common, Process, Run, skew};
+use crate::simulation::clients::{Client, Command, Common, Run, skew};
 use crate::simulation::dice::Dice;
 use crate::simulation::finale;
 use crate::simulation::gate::members;
 use crate::simulation::planted::Bug;
+use crate::simulation::process::Process;
 use crate::simulation::tree::Model;
 use crate::simulation::weather::Weather;
 use crate::simulation::world::{Shared, World, lock};
