@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::backup::budget::{Admitted, Budget};
 use crate::backup::pack::Filling;
 use crate::backup::{BackupError, BackupSettings};
+use crate::seal::Roomy;
 
 /// Room beside the largest chunk, in bytes: what one read brings at least.
 const ROOM: usize = 2 << 20;
@@ -84,11 +85,12 @@ impl Drop for Lent {
 /// How packs and blocks share the memory. What they hold while they wait must leave room for one more chunk, or a run
 /// would wait for itself.
 pub fn fitting(settings: &BackupSettings, chunk: u32) -> Result<(Filling, Arc<Blocks>), BackupError> {
-    let filling = Filling::new(settings.data_pack, settings.meta_pack, settings.memory);
-    let blocks = Blocks::new(settings.read_concurrency.max(1), chunk as usize, settings.memory);
-    let frame = u64::from(chunk) + (64 << 10);
+    let memory = Budget::of(settings.memory);
+    let filling = Filling::new(settings.data_pack, settings.meta_pack, memory);
+    let blocks = Blocks::new(settings.read_concurrency.max(1), chunk as usize, memory);
+    let frame = Roomy::size(chunk as usize) as u64 + (64 << 10);
     let least = blocks.memory() + filling.memory(frame) + frame.max(2 << 20);
-    if settings.memory < least {
+    if memory < least {
         let (memory, chunk) = (settings.memory >> 20, chunk.div_ceil(1 << 20));
         return Err(BackupError::Settings(format!(
             "memory of {memory} MiB is too little for chunks of up to {chunk} MiB, as this repository has them: set more"

@@ -28,6 +28,12 @@ impl Budget {
         Budget { permits: Arc::new(Semaphore::new(units as usize)), units }
     }
 
+    /// The bytes that are admitted of `memory`: an eighth is left for the holes that the heap keeps between buffers of many
+    /// lengths.
+    pub fn of(memory: u64) -> u64 {
+        memory - memory / 8
+    }
+
     /// Waits until `bytes` fit, first come first served. More than the whole budget is admitted as the whole budget.
     pub async fn admit(&self, bytes: u64) -> Admitted {
         let wanted = units(bytes).min(self.units);

@@ -75,7 +75,7 @@ impl Filling {
     /// Packs of these sizes in a budget of `memory` bytes.
     pub fn new(data: u32, meta: u32, memory: u64) -> Filling {
         let (data, meta) = (data as usize, meta as usize);
-        Filling { data, meta, open: memory / 8 * 3, keeps: data as u64 <= memory / 8 }
+        Filling { data, meta, open: memory / 8 * 3, keeps: data as u64 <= memory / 7 }
     }
 
     /// What the stage may keep waiting in memory before it sends anything, in bytes, with frames of up to `frame` bytes.

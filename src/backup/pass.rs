@@ -115,8 +115,7 @@ pub async fn one_pass(
     let reading = Arc::new(Reading {
         sealing: sealing.clone(),
         splitter,
-        // The heap keeps holes between buffers of many lengths: a sixteenth is left for them.
-        budget: Budget::new(settings.memory - settings.memory / 16),
+        budget: Budget::new(Budget::of(settings.memory)),
         blocks,
         frames: frames_in.clone(),
         readers: Arc::new(Semaphore::new(readers)),
