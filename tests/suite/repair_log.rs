@@ -481,7 +481,7 @@ async fn cut_off_anywhere() {
                 k += if k < 60 { 1 } else { 3 };
             }
         }
-        println!("repair log: {cuts} cuts at {names:?}");
+        println!("figure: crash points, repair of a log, replicas {names:?}: {cuts}");
         assert!(cuts > 150, "{cuts}");
     }
 }
