@@ -22,7 +22,7 @@ use crate::verify::share::Share;
 /// Arguments.
 #[derive(Args)]
 pub struct LifecycleArguments {
-    /// Let the rules forget more of the snapshots than the limit in [lifecycle] allows, this once
+    /// Let the rules forget more of the snapshots than the configured limit allows, this once
     #[arg(long)]
     pub confirm: bool,
     /// Say what would be done; write nothing

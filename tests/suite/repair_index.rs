@@ -174,10 +174,12 @@ async fn packs_that_no_segment_names_and_names_that_are_void() {
     assert_eq!((reports[0].added, reports[0].unreadable_count), (sent.len() as u64, 1), "{reports:?}");
     let repository = stage.open().await;
     let index = repository.index().await.expect("an index");
-    let chunks = index.read().expect("read");
-    let published = |name: &ObjectName| chunks.pack_number(&hash(name)).is_some_and(|n| chunks.pack(n).published.has(0));
-    assert!(sent.iter().all(published) && !published(&void) && !published(&noise));
-    drop(chunks);
+    {
+        let chunks = index.read().expect("read");
+        let published = |name: &ObjectName| chunks.pack_number(&hash(name)).is_some_and(|n| chunks.pack(n).published.has(0));
+        assert!(sent.iter().all(published) && !published(&void) && !published(&noise));
+        drop(chunks);
+    }
     stage.holds(&[0, 1], id, source.path()).await;
 }
 
