@@ -9,6 +9,7 @@ use futures::future::join_all;
 
 use crate::clock::Time;
 use crate::format::list::{HashList, LIST_MAX};
+use crate::format::pack::PackKind;
 use crate::format::record::{self, Action, ClassList, Compact, Condemn, Expected, ObjectClass, ObjectRef};
 use crate::format::{Hash, object_hash};
 use crate::replica::read::read_one;
@@ -61,6 +62,10 @@ fn needed(state: &State, names: &Names) -> Option<&'static str> {
     None
 }
 
+fn class(kind: PackKind) -> ObjectClass {
+    if kind == PackKind::Meta { ObjectClass::Meta } else { ObjectClass::Data }
+}
+
 impl Repository {
     /// Condemns names in one log: from that slot on nobody may rely on them. `footing` is what the plan stands on.
     pub async fn condemn(&self, index: usize, footing: &Footing, names: &Names) -> Result<(), CondemnFault> {
@@ -106,8 +111,13 @@ impl Repository {
             if !old.is_subset(&state.segments) {
                 return Some("segments were replaced");
             }
-            let void = new.iter().any(|hash| state.is_condemned(ObjectClass::Index, hash));
-            void.then_some("the new segments were condemned")
+            if new.iter().any(|hash| state.is_condemned(ObjectClass::Index, hash)) {
+                return Some("the new segments were condemned");
+            }
+            // What was void when they were written is not in them; what became so since would be named anew.
+            let void = mine.iter().flat_map(|segment| &segment.packs);
+            let mut void = void.filter(|(kind, pack)| state.is_condemned(class(*kind), pack));
+            void.next().map(|_| "packs were condemned")
         })
         .await?;
         self.published(index, &mine);

@@ -142,6 +142,9 @@ impl Judge {
             return self.accuse(format!("{store}: slot {slot} was created after slot {}", self.logs[at].slot));
         }
         (self.logs[at].slot, self.logs[at].replica) = (slot, Some(hash(&header.replica_id)));
+        if std::env::var_os("HOLDFAST_SEED").is_some() {
+            println!("{store} slot {slot} of {client:?}: {}", told(body.action.as_ref()));
+        }
         match body.action {
             Some(Action::Publish(publish)) => self.relied_on(&shelves[at], at, slot, &publish.segments),
             Some(Action::Compact(compact)) => self.relied_on(&shelves[at], at, slot, &compact.new),
@@ -283,5 +286,27 @@ impl Judge {
         let hosts: BTreeSet<&str> = self.promises.values().map(|promise| promise.host.as_str()).collect();
         let left: BTreeSet<&str> = self.required().map(|(_, promise)| promise.host.as_str()).collect();
         hosts.difference(&left).copied().filter(|host| !self.emptied.contains(*host)).collect()
+    }
+}
+
+/// A record in few words, for the story of one seed.
+fn told(action: Option<&Action>) -> String {
+    let ids = |ids: &[Bytes]| ids.iter().map(|id| short(&hash(id))).collect::<Vec<_>>().join(" ");
+    match action {
+        Some(Action::Publish(publish)) => format!("publish {}", ids(&publish.segments)),
+        Some(Action::Commit(c)) => {
+            let (id, replaces) = (short(&hash(&c.snapshot_id)), ids(&c.replaces));
+            format!("commit {id}, partial: {}, replaces: {replaces}, segments: {}", c.partial, ids(&c.segments))
+        }
+        Some(Action::Forget(forget)) => format!("forget {}", ids(&forget.ids)),
+        Some(Action::Condemn(condemn)) => {
+            let names: Vec<Bytes> = condemn.objects.iter().map(|object| object.hash.clone()).collect();
+            format!("condemn {} and {} lists", ids(&names), condemn.lists.len())
+        }
+        Some(Action::Compact(compact)) => format!("compact {} into {}", ids(&compact.old), ids(&compact.new)),
+        Some(Action::Distrust(distrust)) => format!("distrust {}, lift {}", ids(&distrust.add), ids(&distrust.lift)),
+        Some(Action::Note(note)) => format!("note {}", note.kind),
+        Some(_) => "another record".to_owned(),
+        None => "a record to come".to_owned(),
     }
 }

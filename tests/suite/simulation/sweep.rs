@@ -108,8 +108,11 @@ async fn condemn(repository: &Repository, at: usize) -> Result<Option<usize>, Re
     let Some(mut log) = repository.log(at).await else { return Err(failed("its log cannot be read")) };
     let appended = log
         .append(action, true, &[], |now| {
-            // Whatever came since may stand on what was to go.
-            overtaken = now.segments != then.segments || now.snapshots != then.snapshots || now.distrusted != then.distrusted;
+            // Whatever came since may stand on what was to go, and what was to stay instead may be gone.
+            overtaken = now.segments != then.segments
+                || now.snapshots != then.snapshots
+                || now.distrusted != then.distrusted
+                || now.condemned != then.condemned;
             if overtaken { Err(failed("overtaken")) } else { Ok(()) }
         })
         .await;
