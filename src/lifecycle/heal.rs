@@ -357,6 +357,10 @@ impl Healing<'_> {
         let live: BTreeMap<Hash, Mask> = self.repository.live().await.into_iter().map(|one| (one.id, one.mask)).collect();
         for one in pending {
             let Some(held) = live.get(&one.id) else { continue };
+            // Each record that was written since may have brought news of other logs.
+            if self.repository.forgotten_ids().await.contains(&one.id) {
+                continue;
+            }
             let at = self.transfer.alive(one.at.without(*held)).without(self.transfer.moved().short);
             let commits = at.indices().map(|i| {
                 let (repository, one, reliance) = (self.repository, &one, self.reliance(i, &walk.hits[i]));
