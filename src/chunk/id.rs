@@ -7,6 +7,13 @@ use std::fmt;
 pub struct ChunkId(pub [u8; 32]);
 
 impl ChunkId {
+    /// Its first 128 bits: enough to tell chunks apart where millions are remembered.
+    pub fn half(&self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out.copy_from_slice(&self.0[..16]);
+        out
+    }
+
     /// From stored bytes; `None` unless there are exactly 32.
     pub fn from_slice(bytes: &[u8]) -> Option<ChunkId> {
         Some(ChunkId(bytes.try_into().ok()?))

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
+use crate::format::pack::PackKind;
 use crate::format::{
     FORMAT_VERSION, FormatError, Hash, RECORD_MAX, ensure, hash_field, invalid, message, unsupported, unwritable, version,
 };
@@ -195,6 +196,12 @@ pub enum ObjectClass {
     Key = 6,
     /// Checkpoint.
     Checkpoint = 7,
+}
+
+impl From<PackKind> for ObjectClass {
+    fn from(kind: PackKind) -> ObjectClass {
+        if kind == PackKind::Meta { ObjectClass::Meta } else { ObjectClass::Data }
+    }
 }
 
 /// An object, by class and hash.

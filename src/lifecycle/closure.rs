@@ -118,7 +118,7 @@ impl<'r> Closure<'r> {
     }
 
     fn is_seen(&self, id: &ChunkId, at: Mask) -> bool {
-        self.seen.get(&half(id)).is_some_and(|seen| seen.covers(at))
+        self.seen.get(&id.half()).is_some_and(|seen| seen.covers(at))
     }
 
     /// The node's plaintext; `None` when it can be had nowhere.
@@ -141,8 +141,8 @@ impl<'r> Closure<'r> {
         };
         match read {
             Ok(plain) => {
-                let seen = self.seen.entry(half(id)).or_default();
-                self.fresh.push((half(id), at.without(*seen)));
+                let seen = self.seen.entry(id.half()).or_default();
+                self.fresh.push((id.half(), at.without(*seen)));
                 *seen = seen.or(at);
                 Some(plain)
             }
@@ -211,10 +211,4 @@ impl<'r> Closure<'r> {
             self.lost.entry(target).or_insert_with(|| why.to_owned());
         }
     }
-}
-
-fn half(id: &ChunkId) -> [u8; 16] {
-    let mut out = [0; 16];
-    out.copy_from_slice(&id.0[..16]);
-    out
 }

@@ -73,7 +73,7 @@ pub fn object_name(class: ObjectClass, hash: &Hash) -> Option<ObjectName> {
 
 /// The class of a pack.
 pub fn pack_class(pack: &PackRow) -> ObjectClass {
-    if pack.kind == PackKind::Meta { ObjectClass::Meta } else { ObjectClass::Data }
+    pack.kind.into()
 }
 
 impl Inventory {

@@ -97,14 +97,14 @@ impl<'r> Live<'r> {
                     }
                     let plain = self.node(kind, &id, &descent, &mut ahead).await?;
                     descent.feed(plain).map_err(|e| broken(chain(&e)))?;
-                    self.seen.entry(kind as u8).or_default().insert(half(&id), ());
+                    self.seen.entry(kind as u8).or_default().insert(id.half(), ());
                 }
             }
         }
     }
 
     fn is_seen(&self, kind: TreeKind, id: &ChunkId) -> bool {
-        self.seen.get(&(kind as u8)).is_some_and(|seen| seen.get(&half(id)).is_some())
+        self.seen.get(&(kind as u8)).is_some_and(|seen| seen.get(&id.half()).is_some())
     }
 
     async fn node(
@@ -154,10 +154,4 @@ impl<'r> Live<'r> {
 
 fn broken(why: String) -> PruneError {
     RepositoryError::new(Fault::Integrity, why).into()
-}
-
-fn half(id: &ChunkId) -> [u8; 16] {
-    let mut out = [0; 16];
-    out.copy_from_slice(&id.0[..16]);
-    out
 }

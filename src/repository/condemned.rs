@@ -9,7 +9,6 @@ use futures::future::join_all;
 
 use crate::clock::Time;
 use crate::format::list::{HashList, LIST_MAX};
-use crate::format::pack::PackKind;
 use crate::format::record::{self, Action, ClassList, Compact, Condemn, Expected, ObjectClass, ObjectRef};
 use crate::format::{Hash, object_hash};
 use crate::replica::read::read_one;
@@ -62,10 +61,6 @@ fn needed(state: &State, names: &Names) -> Option<&'static str> {
     None
 }
 
-fn class(kind: PackKind) -> ObjectClass {
-    if kind == PackKind::Meta { ObjectClass::Meta } else { ObjectClass::Data }
-}
-
 impl Repository {
     /// Condemns names in one log: from that slot on nobody may rely on them. `footing` is what the plan stands on.
     pub async fn condemn(&self, index: usize, footing: &Footing, names: &Names) -> Result<(), CondemnFault> {
@@ -116,7 +111,7 @@ impl Repository {
             }
             // What was void when they were written is not in them; what became so since would be named anew.
             let void = mine.iter().flat_map(|segment| &segment.packs);
-            let mut void = void.filter(|(kind, pack)| state.is_condemned(class(*kind), pack));
+            let mut void = void.filter(|(kind, pack)| state.is_condemned((*kind).into(), pack));
             void.next().map(|_| "packs were condemned")
         })
         .await?;

@@ -49,15 +49,11 @@ impl From<RepositoryError> for WriteFault {
     }
 }
 
-fn class(kind: PackKind) -> ObjectClass {
-    if kind == PackKind::Meta { ObjectClass::Meta } else { ObjectClass::Data }
-}
-
 impl Reliance {
     /// Judges the reliance against the whole fold: what is gone, if anything.
     fn broken(&self, state: &State, published: &BTreeSet<Hash>) -> Option<String> {
         for (kind, pack) in self.own.iter().chain(&self.hits) {
-            if state.is_condemned(class(*kind), pack) {
+            if state.is_condemned((*kind).into(), pack) {
                 return Some(format!("pack {} was condemned", hex::encode(pack)));
             }
         }

@@ -155,7 +155,7 @@ impl<'r> Walk<'r> {
                     let read =
                         if self.is_seen(&id, place.at) { None } else { self.node(&id, &descent, &mut ahead, place, key).await };
                     if read.is_some() {
-                        self.above.push((child.level, half(&id)));
+                        self.above.push((child.level, id.half()));
                     }
                     let fed = match read {
                         Some(plain) => descent.feed(plain),
@@ -171,7 +171,7 @@ impl<'r> Walk<'r> {
     }
 
     fn is_seen(&self, id: &ChunkId, at: Mask) -> bool {
-        self.seen.get(&half(id)).is_some_and(|seen| seen.covers(at))
+        self.seen.get(&id.half()).is_some_and(|seen| seen.covers(at))
     }
 
     /// The node's plaintext; `None` when it can be had nowhere, which is written down.
@@ -183,7 +183,7 @@ impl<'r> Walk<'r> {
         place: &Place<'_>,
         key: &[u8],
     ) -> Option<Bytes> {
-        if let Some(why) = self.lost.get(&half(id)).cloned() {
+        if let Some(why) = self.lost.get(&id.half()).cloned() {
             self.unreadable(id, why, place, key);
             return None;
         }
@@ -203,14 +203,14 @@ impl<'r> Walk<'r> {
                 match plain {
                     Ok(plain) => plain,
                     Err(e) => {
-                        self.lost.insert(half(id), e.to_string());
+                        self.lost.insert(id.half(), e.to_string());
                         self.unreadable(id, e.to_string(), place, key);
                         return None;
                     }
                 }
             }
         };
-        let seen = self.seen.entry(half(id)).or_default();
+        let seen = self.seen.entry(id.half()).or_default();
         *seen = seen.or(place.at);
         Some(plain)
     }
@@ -292,10 +292,4 @@ impl<'r> Walk<'r> {
 /// The chunk that a piece needs, if any, and how long it is said to be.
 fn wanted(piece: &Piece) -> Option<(ChunkId, u64)> {
     Some((piece.chunk_id()?, piece.length))
-}
-
-fn half(id: &ChunkId) -> [u8; 16] {
-    let mut out = [0; 16];
-    out.copy_from_slice(&id.0[..16]);
-    out
 }

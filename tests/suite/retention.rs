@@ -640,7 +640,7 @@ fn restic_decides_the_same() {
         compared += 1;
     }
     println!(
-        "figure: retention, {compared} policies over {} snapshots decided the same by {}",
+        "figure: retention, policies decided the same: {compared} (over {} snapshots, by {})",
         all.len(),
         version.unwrap_or_default().trim()
     );

@@ -13,7 +13,7 @@ use crate::format::index::PackEntry;
 use crate::format::pack::{Frame, PackBuilder, PackKind};
 use crate::lifecycle::heal::HealError;
 use crate::lifecycle::repair::RepairSettings;
-use crate::lifecycle::repair::rows::{Rows, class};
+use crate::lifecycle::repair::rows::Rows;
 use crate::progress::{Progress, Stop};
 use crate::replica::read::ReadFault;
 use crate::repository::Repository;
@@ -68,7 +68,7 @@ pub async fn sort(repository: &Repository, index: usize, past: &Past) -> Result<
     }
     let mut sorted = Sorted::default();
     for pack in repository.listed_packs(index).await? {
-        if past.state.is_condemned(class(pack.kind), &pack.hash) {
+        if past.state.is_condemned(pack.kind.into(), &pack.hash) {
             sorted.void += 1;
         } else if (past.complete || proven.contains(&pack.hash)) && !past.state.distrusted.contains(&pack.hash) {
             sorted.keep.push(pack);

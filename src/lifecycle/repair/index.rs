@@ -14,7 +14,7 @@ use crate::format::pack::PackKind;
 use crate::lifecycle::closure::Closure;
 use crate::lifecycle::heal::{HealError, told};
 use crate::lifecycle::repair::RepairSettings;
-use crate::lifecycle::repair::rows::{Rows, class};
+use crate::lifecycle::repair::rows::Rows;
 use crate::progress::{Progress, Stop};
 use crate::replica::Mask;
 use crate::replica::read::ReadFault;
@@ -124,7 +124,7 @@ async fn one(
     let listed = repository.listed_packs(index).await?;
     report.packs = listed.len() as u64;
     let missing = listed.into_iter().filter(|pack| !indexed.contains(&pack.hash));
-    let missing: Vec<StoredPack> = missing.filter(|pack| !state.is_condemned(class(pack.kind), &pack.hash)).collect();
+    let missing: Vec<StoredPack> = missing.filter(|pack| !state.is_condemned(pack.kind.into(), &pack.hash)).collect();
     let (doubted, sound): (Vec<_>, Vec<_>) = missing.into_iter().partition(|pack| state.distrusted.contains(&pack.hash));
     progress.items_total.add((doubted.len() + sound.len()) as u64);
     if settings.dry_run {

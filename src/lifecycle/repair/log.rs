@@ -13,7 +13,6 @@ use crate::lifecycle::heal::HealError;
 use crate::lifecycle::repair::RepairSettings;
 use crate::lifecycle::repair::adopt::{self, Adoption};
 use crate::lifecycle::repair::roots;
-use crate::lifecycle::repair::rows::class;
 use crate::progress::{Progress, Stop};
 use crate::replica::Mask;
 use crate::repository::Repository;
@@ -166,7 +165,7 @@ async fn condemn(
         None => State::default(),
     };
     repository.distrust_repairing(index, &adopted.doubted.difference(&now.distrusted).copied().collect::<Vec<_>>()).await?;
-    let mut void: BTreeSet<(ObjectClass, Hash)> = adopted.void.iter().map(|(kind, hash)| (class(*kind), *hash)).collect();
+    let mut void: BTreeSet<(ObjectClass, Hash)> = adopted.void.iter().map(|(kind, hash)| ((*kind).into(), *hash)).collect();
     void.extend(snapshots.iter().map(|hash| (ObjectClass::Snapshot, *hash)));
     // The old log's segments say nothing any more.
     let segments = repository.listed(index, Class::Segment).await?;
@@ -178,7 +177,7 @@ async fn condemn(
         let chunks = repository.index().await?;
         let chunks = chunks.read().expect("no panic while the index is locked");
         let others = chunks.packs().iter().filter(|pack| !pack.published.has(index) && !adopted.doubted.contains(&pack.hash));
-        void.extend(others.map(|pack| (class(pack.kind), pack.hash)));
+        void.extend(others.map(|pack| (pack.kind.into(), pack.hash)));
     }
     void.retain(|(class, hash)| !now.is_condemned(*class, hash));
     let mine = now.segments.clone();

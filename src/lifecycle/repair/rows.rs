@@ -28,11 +28,6 @@ pub struct Rows<'r> {
     pub packs: BTreeSet<(PackKind, Hash)>,
 }
 
-/// The class of a pack.
-pub fn class(kind: PackKind) -> ObjectClass {
-    if kind == PackKind::Meta { ObjectClass::Meta } else { ObjectClass::Data }
-}
-
 impl<'r> Rows<'r> {
     /// None yet, for the log of replica `index`; published after at most about `most` chunks.
     pub fn new(repository: &'r Repository, index: usize, most: usize) -> Rows<'r> {
@@ -54,7 +49,8 @@ impl<'r> Rows<'r> {
         for _ in 0..LOOKS {
             if let Some(log) = self.repository.log(self.index).await {
                 let state = &log.state;
-                let void = |hash: &Hash, kind| state.is_condemned(class(kind), hash) || state.distrusted.contains(hash);
+                let void =
+                    |hash: &Hash, kind| state.is_condemned(ObjectClass::from(kind), hash) || state.distrusted.contains(hash);
                 rows.retain(|row| row.name().is_ok_and(|hash| !void(&hash, row.kind())));
             }
             if rows.is_empty() {
