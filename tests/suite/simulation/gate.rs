@@ -109,6 +109,8 @@ impl Store for Gate {
     fn put<'a>(&'a self, name: &'a ObjectName, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let mut sending = Sending { gate: self, what: Some((name, bytes.clone())) };
+            // What its sender learns while it is on its way comes too late for it.
+            let knew = lock(&self.world).turns[self.client].knows();
             let fate = self.turn(Operation::Put, name.as_str()).await;
             match fate {
                 Fate::Silence => pending().await,
@@ -128,7 +130,7 @@ impl Store for Gate {
                     let created = {
                         let mut world = lock(&self.world);
                         let doing = world.turns[self.client].doing;
-                        world.put(self.at, name, &bytes, doing, Some(self.client))
+                        world.put(self.at, name, &bytes, doing, Some((self.client, &knew)))
                     };
                     match (created, fate) {
                         (_, Fate::Lose(kind)) => Err(self.error(kind, Operation::Put, name.as_str())),

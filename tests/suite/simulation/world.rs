@@ -168,12 +168,12 @@ impl World {
         fate
     }
 
-    /// Carries a put out.
-    pub fn put(&mut self, at: usize, name: &ObjectName, bytes: &Bytes, doing: Doing, client: Option<usize>) -> bool {
+    /// Carries a put out. The sender: the client, and how far it knew each log when it sent it; none when it arrives late.
+    pub fn put(&mut self, at: usize, name: &ObjectName, bytes: &Bytes, doing: Doing, sender: Option<(usize, &[u64])>) -> bool {
         let created = self.shelves[at].put(name, bytes.clone(), self.step, self.now);
         if created {
-            let knows = client.map(|client| self.turns[client].knows()).unwrap_or_default();
-            self.judge.created(&self.shelves, at, name, bytes, Sender { client, doing, knows: &knows });
+            let (client, knows) = sender.map_or((None, &[][..]), |(client, knew)| (Some(client), knew));
+            self.judge.created(&self.shelves, at, name, bytes, Sender { client, doing, knows });
         }
         created
     }
@@ -235,7 +235,7 @@ impl World {
 
 impl Turn {
     /// How far it surely knows each log, by store: all slots up to there were read, and nothing was in the way.
-    fn knows(&self) -> Vec<u64> {
+    pub fn knows(&self) -> Vec<u64> {
         let far = |read: &BTreeSet<u64>| (1..).take_while(|slot| read.contains(slot)).last().unwrap_or(0);
         self.read.iter().enumerate().map(|(at, read)| if self.troubled.contains(&at) { 0 } else { far(read) }).collect()
     }
