@@ -109,8 +109,8 @@ impl Store for Gate {
     fn put<'a>(&'a self, name: &'a ObjectName, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let mut sending = Sending { gate: self, what: Some((name, bytes.clone())) };
-            // What its sender learns while it is on its way comes too late for it.
-            let knew = lock(&self.world).turns[self.client].knows();
+            // What its sender learns while it is on its way, or is sent once more, comes too late for it.
+            let knew = lock(&self.world).turns[self.client].sending(self.at, name, &bytes);
             let fate = self.turn(Operation::Put, name.as_str()).await;
             match fate {
                 Fate::Silence => pending().await,

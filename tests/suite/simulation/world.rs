@@ -1,6 +1,6 @@
 //! The world of one seed: what lies in the stores, whose turn it is, what is still on its way, and the judge who sees it all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -67,6 +67,8 @@ pub struct Turn {
     pub doing: Doing,
     /// The slots of each log that it read in this process, by store.
     pub read: Vec<BTreeSet<u64>>,
+    /// How far it knew each log when it sent a record, by store and the record's hash.
+    pub sent: BTreeMap<(usize, [u8; 32]), Vec<u64>>,
     /// The stores that something went wrong with for it in this process.
     pub troubled: BTreeSet<usize>,
     /// Calls that wait for a turn.
@@ -234,8 +236,17 @@ impl World {
 }
 
 impl Turn {
+    /// How far it surely knew each log when it first sent this record to this store; nothing for other objects.
+    pub fn sending(&mut self, at: usize, name: &ObjectName, bytes: &Bytes) -> Vec<u64> {
+        if !name.as_str().starts_with("log/") {
+            return Vec::new();
+        }
+        let knows = self.knows();
+        self.sent.entry((at, blake3::hash(bytes).into())).or_insert(knows).clone()
+    }
+
     /// How far it surely knows each log, by store: all slots up to there were read, and nothing was in the way.
-    pub fn knows(&self) -> Vec<u64> {
+    fn knows(&self) -> Vec<u64> {
         let far = |read: &BTreeSet<u64>| (1..).take_while(|slot| read.contains(slot)).last().unwrap_or(0);
         self.read.iter().enumerate().map(|(at, read)| if self.troubled.contains(&at) { 0 } else { far(read) }).collect()
     }
