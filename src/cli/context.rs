@@ -142,6 +142,7 @@ impl Context {
     pub async fn unlock(&self, settings: &Settings, fresh: bool) -> Result<Unlock, Failure> {
         let Some(source) = settings.secret.clone() else {
             if prompt::can_ask() {
+                let _terminal = prompt::Terminal::noted();
                 let asked = self.interruptible(self.env.blocking(move || prompt::passphrase(fresh))).await?;
                 return Ok(Unlock::Passphrase(asked?));
             }

@@ -278,7 +278,7 @@ pub fn print(context: &Context, report: &ForgetReport, what: &What, dry_run: boo
     let goes = count(report.forgotten.len() as u64, "snapshot");
     context.output.line(match dry_run {
         true => format!("dry run, nothing was written: {goes} would be forgotten, {stays} would stay"),
-        false => format!("{goes} forgotten, {stays} stay"),
+        false => format!("{goes} forgotten, {stays} {}", if stays == 1 { "stays" } else { "stay" }),
     });
     if !dry_run && !report.forgotten.is_empty() {
         context.output.note("`holdfast undelete` brings them back as long as nothing was pruned");

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, IsTerminal};
 
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use crate::cli::context::Failure;
@@ -10,6 +11,26 @@ use crate::repository::error::Fault;
 /// Whether there is somebody to ask: standard input and standard error are a terminal.
 pub fn can_ask() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// The terminal as it was: put back when this is dropped. Whoever stops waiting for an answer leaves the question standing, and
+/// with it a terminal that echoes nothing.
+pub struct Terminal(Option<Termios>);
+
+impl Terminal {
+    /// As it is now.
+    pub fn noted() -> Terminal {
+        Terminal(tcgetattr(std::io::stdin()).ok())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // Nothing could be done about it.
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
+        }
+    }
 }
 
 /// Asks for the passphrase; `twice` where a typing error would lock everybody out for good. Waits for the operator.

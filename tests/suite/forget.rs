@@ -466,7 +466,7 @@ fn the_commands() {
         .expect("written");
     std::fs::rename(at("stores/two"), at("stores/away")).expect("renamed");
     let (out, err) = run(4, &["forget"]);
-    assert!(out.contains("2 snapshots forgotten, 1 stay") && err.contains("two"), "{out}{err}");
+    assert!(out.contains("2 snapshots forgotten, 1 stays") && err.contains("two"), "{out}{err}");
     std::fs::rename(at("stores/away"), at("stores/two")).expect("renamed");
     assert_eq!(listed(&["--store", "two=file:stores/two"]).len(), 3);
     run(0, &["heal"]);

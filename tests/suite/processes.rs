@@ -467,3 +467,35 @@ async fn init_below_quorum() {
     }
     desk.expect(0, &init);
 }
+
+/// Whoever is stopped while a passphrase is asked for gets a terminal back that echoes.
+#[test]
+fn a_terminal_echoes_again_after_a_signal_at_the_prompt() {
+    let desk = Desk::new(None);
+    let config = fs::read_to_string(desk.at("holdfast.toml")).expect("there").replace("key_file = \"key\"\n", "");
+    fs::write(desk.at("holdfast.toml"), config).expect("written");
+    // `script` lends a terminal; the signal is sent as soon as the question is on it.
+    let inner = r#"holdfast=$1; stty echo; timeout --foreground -s "$2" 3 "$holdfast" snapshots; echo "ended with $?"; stty -a"#;
+    for signal in ["TERM", "INT"] {
+        let line = format!("sh -c '{inner}' - '{}' {signal}", env!("CARGO_BIN_EXE_holdfast"));
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]).current_dir(desk.at("")).env("HOME", desk.at("home"));
+        script.stdin(Stdio::piped()).stdout(Stdio::piped());
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HOLDFAST_")) {
+            script.env_remove(name);
+        }
+        let mut child = match script.spawn() {
+            Ok(child) => child,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return println!("ignored: script is not installed"),
+            Err(e) => panic!("script: {e}"),
+        };
+        // Its input stays open: an end of it would be an answer.
+        let held = child.stdin.take();
+        let output = child.wait_with_output().expect("it ends");
+        drop(held);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains("passphrase: "), "it was asked: {said}");
+        let words: Vec<&str> = said.rsplit("ended with").next().expect("it ended").split_whitespace().collect();
+        assert!(words.contains(&"echo") && !words.contains(&"-echo"), "after {signal}: {said}");
+    }
+}
