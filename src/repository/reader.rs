@@ -106,7 +106,8 @@ impl Repository {
     pub(super) async fn load_segments(&self, segments: BTreeMap<Hash, Mask>) -> Result<(), RepositoryError> {
         let mut reads = stream::iter(segments)
             .map(|(hash, mask)| async move { (hash, mask, self.segment(&hash, mask).await) })
-            .buffered(SEGMENTS_AT_ONCE);
+            // As they come: those that waited for their turn would wait unfolded, each a multiple of its stored size.
+            .buffer_unordered(SEGMENTS_AT_ONCE);
         let mut unproven: Vec<(usize, Vec<Hash>)> = Vec::new();
         while let Some((hash, mask, (segment, met))) = reads.next().await {
             if let Some(segment) = &segment {
