@@ -9,7 +9,7 @@ locals {
   place  = length(local.places) == 1 ? local.places[0] : ""
   # Whoever logs in by tokens has one file for each store: the job beside its configuration or in a folder of its own.
   by_tokens = local.place != "" || var.github != null
-  folder    = { aws = "tokens", azure = "/tokens" }
+  folder    = { aws = "/run/holdfast/tokens", azure = "/tokens" }
   token_files = { for name in ["aws", "gcp", "azure"] : name =>
     !local.by_tokens || name == local.place ? null : "${lookup(local.folder, local.place, "tokens")}/${name}"
   }
@@ -36,7 +36,7 @@ locals {
   }
   job_subjects = {
     aws   = local.place == "aws" ? { for role in local.roles : role => "arn:aws:iam::${var.aws.account_id}:role/${var.name}-${role}" } : {}
-    azure = local.place == "azure" ? one(module.azure[*].subjects) : {}
+    azure = local.place == "azure" ? module.azure[0].subjects : {}
   }
   job = contains(["aws", "azure"], local.place) ? { for role in ["writer", "pruner"] : "job-${role}" => {
     issuer    = local.job_issuer[local.place]
@@ -48,12 +48,13 @@ locals {
   # Which trusted party each role of the configuration is.
   login = local.place != "" ? { writer = "job-writer", pruner = "job-pruner" } : var.github == null ? {} : { (var.github.role) = "github" }
   stores = { for role in local.roles : role => merge(
-    local.with.aws ? { aws = one(module.aws[*].stores)[role] } : {},
-    local.with.gcp ? { gcp = one(module.gcp[*].stores)[role] } : {},
-    local.with.azure ? { azure = one(module.azure[*].stores)[role] } : {},
+    local.with.aws ? { aws = module.aws[0].stores[role] } : {},
+    local.with.gcp ? { gcp = module.gcp[0].stores[role] } : {},
+    local.with.azure ? { azure = module.azure[0].stores[role] } : {},
   ) }
   token_audiences = { for name, audience in local.audiences : name => audience if local.with[name] && name != local.place }
-  files           = { for role in ["writer", "pruner"] : role => module.config[role].files }
+  # One by one: a whole module would wait for the job that needs this.
+  files = { writer = module.config["writer"].files, pruner = module.config["pruner"].files }
 }
 
 module "aws" {
@@ -75,7 +76,8 @@ module "aws" {
   }) }
   token_file      = local.token_files.aws
   token_audiences = local.place == "aws" ? local.token_audiences : {}
-  job             = var.schedule_aws == null ? null : merge(var.schedule_aws, { config = local.files })
+  job             = var.schedule_aws
+  config          = local.files
   tags            = var.tags
 }
 
@@ -97,7 +99,8 @@ module "gcp" {
   federation        = { for name, one in merge(local.trusted, local.job) : name => merge(one, { audience = startswith(name, "job-") ? local.audiences.gcp : "holdfast-${var.name}" }) }
   token_file        = local.token_files.gcp
   login             = local.login
-  job               = var.schedule_gcp == null ? null : merge(var.schedule_gcp, { config = local.files })
+  job               = var.schedule_gcp
+  config            = local.files
   labels            = var.tags
 }
 
@@ -123,7 +126,8 @@ module "azure" {
   token_file          = local.token_files.azure
   managed_identity    = local.place == "azure"
   token_audiences     = local.place == "azure" ? local.token_audiences : {}
-  job                 = var.schedule_azure == null ? null : merge(var.schedule_azure, { config = local.files })
+  job                 = var.schedule_azure
+  config              = local.files
   tags                = var.tags
 }
 

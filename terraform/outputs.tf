@@ -5,12 +5,12 @@ output "config_toml" {
 
 output "configs" {
   description = "By role (writer, pruner, reader): its configuration."
-  value       = { for role in local.roles : role => module.config[role].config_toml }
+  value       = { writer = module.config["writer"].config_toml, pruner = module.config["pruner"].config_toml, reader = module.config["reader"].config_toml }
 }
 
 output "files" {
   description = "By role: all files that its configuration needs in one folder, by name. No secret is in them."
-  value       = { for role in local.roles : role => module.config[role].files }
+  value       = { writer = module.config["writer"].files, pruner = module.config["pruner"].files, reader = module.config["reader"].files }
 }
 
 output "urls" {

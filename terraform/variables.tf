@@ -109,7 +109,7 @@ variable "verify_within" {
 }
 
 variable "schedule_aws" {
-  description = "The scheduled job as a task of Fargate; its fields are those of `job` in modules/aws, without the configuration. Null: none there."
+  description = "The scheduled job as a task of Fargate; its fields are those of `job` in modules/aws. Null: none there."
   type = object({
     image              = string
     password_secret    = string
@@ -132,7 +132,7 @@ variable "schedule_aws" {
 }
 
 variable "schedule_gcp" {
-  description = "The scheduled job at Cloud Run; its fields are those of `job` in modules/gcp, without the configuration. It reaches the store at Google Cloud alone. Null: none there."
+  description = "The scheduled job at Cloud Run; its fields are those of `job` in modules/gcp. It reaches the store at Google Cloud alone. Null: none there."
   type = object({
     image              = string
     password_secret    = string
@@ -154,7 +154,7 @@ variable "schedule_gcp" {
 }
 
 variable "schedule_azure" {
-  description = "The scheduled job at Container Apps; its fields are those of `job` in modules/azure, without the configuration. Null: none there."
+  description = "The scheduled job at Container Apps; its fields are those of `job` in modules/azure. Null: none there."
   type = object({
     image              = string
     password_secret    = string

@@ -64,10 +64,10 @@ module "store" {
   bucket     = var.bucket
   # A stolen writer can delete nothing, and for two weeks nobody can.
   object_lock = { mode = "GOVERNANCE", days = 14 }
+  config      = { writer = module.config["writer"].files, pruner = module.config["pruner"].files }
   job = {
     image           = var.image
     password_secret = var.password_secret
-    config          = { for role in ["writer", "pruner"] : role => module.config[role].files }
     subnets         = var.network.subnets
     security_groups = var.network.security_groups
     volumes         = { home = { file_system_id = var.file_system_id, path = "/data/home" } }

@@ -2,8 +2,8 @@
 
 locals {
   jobs = var.job == null ? {} : {
-    writer = { schedule = var.job.run_schedule, command = ["run", "--init"], files = try(var.job.config["writer"], {}) }
-    pruner = { schedule = var.job.lifecycle_schedule, command = ["lifecycle"], files = try(var.job.config["pruner"], {}) }
+    writer = { schedule = var.job.run_schedule, command = ["run", "--init"], files = lookup(var.config, "writer", {}) }
+    pruner = { schedule = var.job.lifecycle_schedule, command = ["lifecycle"], files = lookup(var.config, "pruner", {}) }
   }
   job_count = var.job == null ? 0 : 1
   # Writes the configuration, which tasks of ECS cannot mount, and the first token for each other cloud.

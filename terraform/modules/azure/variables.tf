@@ -126,11 +126,16 @@ variable "managed_identity" {
   default     = false
 }
 
+variable "config" {
+  description = "By role (writer, pruner): the files of its configuration, as modules/config tells them, for the job."
+  type        = map(map(string))
+  default     = {}
+}
+
 variable "job" {
-  description = "The scheduled job: what runs, when, and with which files. Null: none here. The times are UTC; password_secret is the URL of a secret in a Key Vault."
+  description = "The scheduled job: what runs, and when. Null: none here. The times are UTC; password_secret is the URL of a secret in a Key Vault."
   type = object({
     image              = string
-    config             = map(map(string))
     password_secret    = string
     environment_id     = string
     run_schedule       = optional(string, "17 2 * * *")

@@ -111,11 +111,16 @@ variable "login" {
   default     = {}
 }
 
+variable "config" {
+  description = "By role (writer, pruner): the files of its configuration, as modules/config tells them, for the job."
+  type        = map(map(string))
+  default     = {}
+}
+
 variable "job" {
-  description = "The scheduled job: what runs, when, and with which files. Null: none here."
+  description = "The scheduled job: what runs, and when. Null: none here."
   type = object({
     image              = string
-    config             = map(map(string))
     password_secret    = string
     region             = string
     run_schedule       = optional(string, "17 2 * * *")
