@@ -28,7 +28,7 @@ variables {
     account         = "testaccount"
     container       = "container"
   }
-  jobs         = { home = { paths = ["/data/home"], exclude = ["*.tmp"], tags = ["daily"] } }
+  jobs         = { home = { paths = ["data/home"], exclude = ["*.tmp"], tags = ["daily"] } }
   write_quorum = 2
   prefer       = ["aws"]
 }

@@ -70,6 +70,10 @@ impl Refusal {
         };
         Refusal { status: 401, reason, code: 16, message: message.into() }
     }
+    pub fn forbidden(permission: &str, resource: &str) -> Refusal {
+        let message = format!("Permission '{permission}' denied on resource '{resource}' (or it may not exist).");
+        Refusal { status: 403, reason: "forbidden", code: 7, message }
+    }
     pub fn unknown(what: &str) -> Refusal {
         Refusal { status: 501, reason: "notImplemented", code: 12, message: format!("not known here: {what}") }
     }
