@@ -71,7 +71,7 @@ impl Refusal {
         Refusal { status: 401, reason, code: 16, message: message.into() }
     }
     pub fn forbidden(permission: &str, resource: &str) -> Refusal {
-        let message = format!("Permission '{permission}' denied on resource '{resource}' (or it may not exist).");
+        let message = format!("somebody does not have {permission} access to the Google Cloud Storage object {resource}.");
         Refusal { status: 403, reason: "forbidden", code: 7, message }
     }
     pub fn unknown(what: &str) -> Refusal {
