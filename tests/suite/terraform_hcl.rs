@@ -59,8 +59,8 @@ fn bodies(folder: &Path) -> Vec<(String, Body)> {
 }
 
 /// Arguments and blocks that Terraform itself gives to every resource.
-const META: [&str; 10] =
-    ["count", "for_each", "provider", "depends_on", "lifecycle", "provisioner", "connection", "timeouts", "alias", "version"];
+const META: [&str; 9] =
+    ["count", "for_each", "provider", "depends_on", "lifecycle", "provisioner", "connection", "timeouts", "alias"];
 
 /// What is wrong with a body at one level of a schema.
 fn level(schema: &Value, body: &Body, place: &str, top: bool, complaints: &mut Vec<String>) {

@@ -12,14 +12,14 @@ variables {
 run "plan" {
   command = plan
   assert {
-    condition     = output.token_audiences == { aws = "sts.amazonaws.com", gcp = "holdfast-ci" }
+    condition     = output.token_audiences == { aws = "sts.amazonaws.com", gcp = "holdfast-ci-backup" }
     error_message = "One token for each store."
   }
 }
 
 run "apply" {
   assert {
-    condition     = toset(keys(output.files)) == toset(["holdfast.toml", "gcp.json"]) && strcontains(output.files["holdfast.toml"], "role = \"arn:aws:iam::111122223333:role/ci-writer\", token_file = \"tokens/aws\"")
+    condition     = toset(keys(output.files)) == toset(["holdfast.toml", "gcp.json"]) && strcontains(output.files["holdfast.toml"], "role = \"arn:aws:iam::111122223333:role/ci-backup-writer\", token_file = \"tokens/aws\"")
     error_message = "The workflow takes the writer's role by its token."
   }
 }

@@ -61,7 +61,7 @@ variable "github" {
 
 module "holdfast" {
   source = "../.."
-  name   = "ci"
+  name   = "ci-backup"
   aws    = { account_id = var.account_id, region = "us-east-1", bucket = var.bucket }
   gcp    = { project = var.project, location = "US-EAST1", bucket = var.bucket }
   github = var.github

@@ -1,4 +1,8 @@
-mock_provider "aws" {}
+mock_provider "aws" {
+  mock_resource "aws_iam_outbound_web_identity_federation" {
+    defaults = { issuer_identifier = "https://issuer.example/1" }
+  }
+}
 mock_provider "google" {}
 mock_provider "azurerm" {}
 
