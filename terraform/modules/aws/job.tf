@@ -6,11 +6,12 @@ locals {
     pruner = { schedule = var.job.lifecycle_schedule, command = ["lifecycle"], files = lookup(var.config, "pruner", {}) }
   }
   job_count = var.job == null ? 0 : 1
-  # Writes the configuration, which tasks of ECS cannot mount, and the first token for each other cloud.
+  # A token that cannot be had costs one store, and not the backup.
   fetch_tokens = join("\n", [
     for file, audience in var.token_audiences :
-    "aws sts get-web-identity-token --audience '${audience}' --signing-algorithm RS256 --duration-seconds 3600 --query WebIdentityToken --output text > /run/holdfast/tokens/.${file} && mv /run/holdfast/tokens/.${file} /run/holdfast/tokens/${file}"
+    "aws sts get-web-identity-token --audience '${audience}' --signing-algorithm RS256 --duration-seconds 3600 --query WebIdentityToken --output text > /run/holdfast/tokens/.${file} && mv /run/holdfast/tokens/.${file} /run/holdfast/tokens/${file} || echo 'no token for ${file}' >&2"
   ])
+  # Writes the configuration, which tasks of ECS cannot mount, and the first tokens.
   prepare = join("\n", [
     "set -eu",
     "umask 022",
@@ -40,7 +41,7 @@ locals {
         entryPoint = ["/bin/sh", "-c"]
         command    = [local.prepare]
         environment = concat(
-          [{ name = "HOLDFAST_FILES", value = join(" ", keys(local.files[role])) }],
+          [{ name = "AWS_REGION", value = var.region }, { name = "HOLDFAST_FILES", value = join(" ", keys(local.files[role])) }],
           [for index, file in local.files[role] : { name = "HOLDFAST_NAME_${index}", value = file.name }],
           [for index, file in local.files[role] : { name = "HOLDFAST_FILE_${index}", value = file.text }],
         )
@@ -59,6 +60,8 @@ locals {
         environment = [
           { name = "HOLDFAST_CONFIG", value = "/run/holdfast/holdfast.toml" },
           { name = "HOLDFAST_STATE_DIR", value = "/run/holdfast/state" },
+          # What does not fit into memory is sorted there: the rest of the file system is read-only.
+          { name = "TMPDIR", value = "/run/holdfast/state" },
         ]
         secrets = [{ name = "HOLDFAST_PASSWORD", valueFrom = var.job.password_secret }]
         mountPoints = concat(local.mount, [
@@ -74,6 +77,7 @@ locals {
         essential        = false
         entryPoint       = ["/bin/sh", "-c"]
         command          = [local.renew]
+        environment      = [{ name = "AWS_REGION", value = var.region }]
         dependsOn        = [{ containerName = "prepare", condition = "SUCCESS" }]
         mountPoints      = local.mount
         logConfiguration = local.logs[role]

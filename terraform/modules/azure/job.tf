@@ -5,10 +5,10 @@ locals {
     writer = { schedule = var.job.run_schedule, args = ["run", "--init"], files = lookup(var.config, "writer", {}) }
     pruner = { schedule = var.job.lifecycle_schedule, args = ["lifecycle"], files = lookup(var.config, "pruner", {}) }
   }
-  # Tokens of managed identities last a day, and the job ends before.
+  # Tokens of managed identities last a day, and the job ends before. One that cannot be had costs one store, and not the backup.
   fetch_tokens = join("\n", concat(["set -eu"], [
     for file, audience in var.token_audiences :
-    "curl -sf -G -H \"X-IDENTITY-HEADER: $IDENTITY_HEADER\" --data-urlencode 'resource=${audience}' -d api-version=2019-08-01 -d \"client_id=$CLIENT_ID\" \"$IDENTITY_ENDPOINT\" | sed -e 's/.*\"access_token\":\"//' -e 's/\".*//' > /tokens/${file} && test -s /tokens/${file}"
+    "curl -sf -G -H \"X-IDENTITY-HEADER: $IDENTITY_HEADER\" --data-urlencode 'resource=${audience}' -d api-version=2019-08-01 -d \"client_id=$CLIENT_ID\" \"$IDENTITY_ENDPOINT\" | sed -e 's/.*\"access_token\" *: *\"//' -e 's/\".*//' > /tokens/${file} && test -s /tokens/${file} || echo 'no token for ${file}' >&2"
   ]))
 }
 
@@ -56,6 +56,10 @@ resource "azurerm_container_app_job" "this" {
       }
       env {
         name  = "HOLDFAST_STATE_DIR"
+        value = "/state"
+      }
+      env {
+        name  = "TMPDIR"
         value = "/state"
       }
       env {

@@ -69,6 +69,10 @@ resource "google_cloud_run_v2_job" "this" {
           value = "/state"
         }
         env {
+          name  = "TMPDIR"
+          value = "/state"
+        }
+        env {
           name = "HOLDFAST_PASSWORD"
           value_source {
             secret_key_ref {
