@@ -8,7 +8,7 @@ locals {
   places = [for name, schedule in { aws = var.schedule_aws != null, gcp = var.schedule_gcp != null, azure = var.schedule_azure != null } : name if schedule]
   place  = length(local.places) == 1 ? local.places[0] : ""
   # Whoever logs in by tokens has one file for each store: the job beside its configuration or in a folder of its own.
-  by_tokens = local.place != "" || var.github != null
+  by_tokens = local.place != "" || var.github != null || length(var.federation) > 0
   folder    = { aws = "/run/holdfast/tokens", azure = "/tokens" }
   token_files = { for name in ["aws", "gcp", "azure"] : name =>
     !local.by_tokens || name == local.place ? null : "${lookup(local.folder, local.place, "tokens")}/${name}"
@@ -46,7 +46,10 @@ locals {
   } } : {}
   trusted = merge(local.github, local.others)
   # Which trusted party each role of the configuration is.
-  login = local.place != "" ? { writer = "job-writer", pruner = "job-pruner" } : var.github == null ? {} : { (var.github.role) = "github" }
+  login = local.place != "" ? tomap({ writer = "job-writer", pruner = "job-pruner" }) : merge(
+    { for role, names in { for name, one in var.federation : one.role => name... } : role => names[0] },
+    var.github == null ? {} : { (var.github.role) = "github" },
+  )
   stores = { for role in local.roles : role => merge(
     local.with.aws ? { aws = module.aws[0].stores[role] } : {},
     local.with.gcp ? { gcp = module.gcp[0].stores[role] } : {},

@@ -190,7 +190,7 @@ variable "github" {
 }
 
 variable "federation" {
-  description = "Others that may take a role at every store without a key, such as service accounts of a cluster: issuer, exact subjects, role."
+  description = "Others that may take a role at every store without a key, such as service accounts of a cluster: issuer, exact subjects, role. Without a scheduled job the configuration is theirs: their tokens lie in the folder `tokens` beside it, one file for each store."
   type = map(object({
     issuer   = string
     subjects = list(string)

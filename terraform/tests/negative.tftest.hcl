@@ -78,7 +78,7 @@ run "an_unknown_role" {
     project    = "p"
     location   = "EU"
     bucket     = "bucket"
-    federation = { x = { issuer = "https://i.example", subjects = ["s"], role = "owner" } }
+    federation = { other = { issuer = "https://i.example", subjects = ["s"], role = "owner" } }
   }
   expect_failures = [var.federation]
 }
@@ -93,4 +93,18 @@ run "an_unknown_rule" {
     retention = { keep_forever = 1 }
   }
   expect_failures = [var.retention]
+}
+
+run "a_name_that_google_does_not_take" {
+  command = plan
+  module {
+    source = "./modules/gcp"
+  }
+  variables {
+    project    = "p"
+    location   = "EU"
+    bucket     = "bucket"
+    federation = { x = { issuer = "https://i.example", subjects = ["s"] } }
+  }
+  expect_failures = [var.federation]
 }

@@ -118,3 +118,13 @@ run "github" {
     error_message = "The workflow's tokens lie beside the configuration."
   }
 }
+
+run "cluster" {
+  variables {
+    federation = { cluster = { issuer = "https://oidc.example/id", subjects = ["system:serviceaccount:backup:holdfast"] } }
+  }
+  assert {
+    condition     = strcontains(output.config_toml, "token_file = \"tokens/azure\"") && strcontains(output.files.writer["gcp.json"], "tokens/gcp") && keys(output.files.reader) == ["holdfast.toml"]
+    error_message = "A cluster's tokens lie beside the configuration of the role that it has."
+  }
+}

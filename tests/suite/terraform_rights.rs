@@ -311,6 +311,61 @@ fn at_azure_and_google_nobody_has_more() {
     }
 }
 
+/// In a bucket whose own policy says nothing, the role's policy is enough against an overwrite.
+#[test]
+fn at_aws_an_existing_bucket_is_safe_from_overwrites() {
+    for role in ["writer", "pruner"] {
+        let rights = AwsRights { bucket: json!({ "Statement": [] }), ..aws(role) };
+        let object = "arn:aws:s3:::b/p/log/00000001/x";
+        assert!(!rights.allow("s3:PutObject", object, &[("s3:ObjectCreationOperation", "true")]), "{role}");
+        assert!(rights.allow("s3:PutObject", object, &[("s3:if-none-match", "*")]), "{role}");
+        assert!(!rights.allow("s3:PutObject", "arn:aws:s3:::b/q/x", &[("s3:if-none-match", "*")]), "{role}");
+        assert!(!rights.allow("s3:DeleteObject", object, &[]), "{role}");
+    }
+}
+
+/// What decides is itself able to refuse, and what it does not understand is no permission.
+#[test]
+fn those_who_decide_know_what_they_read() {
+    let policy = |resource: &str, condition: Value| AwsRights {
+        principal: "p".into(),
+        identity: json!({ "Statement": [{ "Effect": "Allow", "Action": "s3:Get*", "Resource": resource, "Condition": condition }] }),
+        bucket: json!({ "Statement": [] }),
+    };
+    let get = |resource: &str, asked: &str| policy(resource, json!({})).allow("s3:GetObject", asked, &[]);
+    for (pattern, text, fits) in [
+        ("a/*", "a/", true),
+        ("a/*", "a/b/c", true),
+        ("a/*", "a", false),
+        ("*/x", "a/b/x", true),
+        ("a?c", "abc", true),
+        ("a?c", "ac", false),
+        ("a*b*c", "a-b-b-c", true),
+        ("a*b*c", "a-c-b", false),
+    ] {
+        assert_eq!(get(pattern, text), fits, "{pattern} {text}");
+    }
+    assert!(!policy("*", json!({})).allow("s3:PutObject", "x", &[]), "only what begins with Get");
+    let unknown: [Box<dyn Fn() -> bool + std::panic::UnwindSafe>; 4] = [
+        Box::new(move || policy("*", json!({ "DateLessThan": { "aws:CurrentTime": "x" } })).allow("s3:GetObject", "x", &[])),
+        Box::new(|| {
+            let bindings = json!({ "bindings": [{ "permissions": ["a"], "condition": "request.time < x" }] });
+            GcpRights { bindings }.allow("a", "x")
+        }),
+        Box::new(|| {
+            let role = json!({ "data_actions": [], "not_data_actions": [], "condition": "@Request[x] StringEquals 'y'" });
+            AzureRights { role }.allow("read", "", "x")
+        }),
+        Box::new(|| {
+            let role = json!({ "data_actions": [], "not_data_actions": [], "condition": "(ActionMatches{'x'}) XOR (y)" });
+            AzureRights { role }.allow("read", "", "x")
+        }),
+    ];
+    for (number, decide) in unknown.into_iter().enumerate() {
+        assert!(std::panic::catch_unwind(decide).is_err(), "{number} was decided");
+    }
+}
+
 /// The folder of the policies is read: a path that is none fails.
 #[test]
 #[should_panic(expected = "nobody.json.tftpl")]

@@ -97,6 +97,10 @@ variable "federation" {
     condition     = alltrue([for one in values(var.federation) : contains(["writer", "pruner", "reader"], one.role) && startswith(one.issuer, "https://") && length(one.subjects) > 0])
     error_message = "Each needs an https issuer, at least one subject, and one of the roles writer, pruner and reader."
   }
+  validation {
+    condition     = alltrue([for name in keys(var.federation) : can(regex("^[a-z][a-z0-9-]{3,31}$", name)) && !startswith(name, "gcp-")])
+    error_message = "Google names each of them by 4 to 32 lower-case letters, digits and hyphens, not beginning with gcp-."
+  }
 }
 
 variable "token_file" {
