@@ -163,7 +163,7 @@ variable "schedule_azure" {
     lifecycle_schedule = optional(string, "47 4 * * 0")
     cpu                = optional(number, 1)
     memory             = optional(string, "2Gi")
-    tools_image        = optional(string, "docker.io/curlimages/curl:latest")
+    tools_image        = optional(string, "curlimages/curl:latest")
     volumes = optional(map(object({
       storage_name = string
       path         = string

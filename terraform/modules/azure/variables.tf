@@ -143,7 +143,7 @@ variable "job" {
     cpu                = optional(number, 1)
     memory             = optional(string, "2Gi")
     timeout_seconds    = optional(number, 79200)
-    tools_image        = optional(string, "docker.io/curlimages/curl:latest")
+    tools_image        = optional(string, "curlimages/curl:latest")
     volumes = optional(map(object({
       storage_name = string
       path         = string

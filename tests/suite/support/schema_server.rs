@@ -153,7 +153,7 @@ impl SchemaServer {
             let address = json!({"Network": "unix", "String": socket});
             let told =
                 json!({"Protocol": "grpc", "ProtocolVersion": 6, "Pid": std::process::id(), "Test": true, "Addr": address});
-            reattach.insert(format!("registry.terraform.io/hashicorp/{name}"), told);
+            reattach.insert(format!("hashicorp/{name}"), told);
         }
         SchemaServer { reattach: reattach.into(), runtime: Some(runtime) }
     }
