@@ -221,6 +221,7 @@ async fn refusals_have_their_class_at_one_attempt() {
         ("PutBlob", case(refusal(409, "BlobAlreadyExists"), AlreadyExists, &[])),
         ("PutBlob", case(refusal(412, "ConditionNotMet"), AlreadyExists, &[])),
         ("PutBlob", case(refusal(409, "BlobImmutableDueToPolicy"), AlreadyExists, &[])),
+        ("PutBlob", case(refusal(403, "UnauthorizedBlobOverwrite"), AlreadyExists, &[])),
         ("PutBlob", case(refusal(409, "SomethingElse"), Unavailable, &[])),
         ("PutBlob", case(refusal(400, "Crc64Mismatch"), Corrupt, &[])),
         ("PutBlob", case(refusal(400, "Md5Mismatch"), Corrupt, &[])),

@@ -254,6 +254,14 @@ async fn refusals_have_their_class_at_one_attempt() {
                 &["storage.objects.create on projects/_/buckets/bucket/objects/repo/data/new"],
             ),
         ),
+        (
+            "put",
+            case(
+                refusal(403, "forbidden", "who@x does not have storage.objects.delete access to the object."),
+                AlreadyExists,
+                &[],
+            ),
+        ),
         ("get", case(refusal(404, "notFound", "No such object: bucket/repo/data/there"), NotFound, &["No such object"])),
         ("get", case(refusal(403, "forbidden", ""), Denied, &["storage.objects.get on", "storage.objects.list"])),
         ("get", case(refusal(416, "requestedRangeNotSatisfiable", ""), Invalid, &[])),

@@ -190,7 +190,9 @@ fn kind(answer: &Answer, verb: Verb, now: Time) -> StoreErrorKind {
         "BlobNotFound" | "ContainerNotFound" | "ResourceNotFound" | "ContainerBeingDeleted" => NotFound,
         "BlobAlreadyExists" | "ResourceAlreadyExists" => AlreadyExists,
         // Each of them is said of an object that is there.
-        "ConditionNotMet" | "BlobImmutableDueToPolicy" | "LeaseIdMissing" | "InvalidBlobType" if verb == Verb::Put => {
+        "ConditionNotMet" | "BlobImmutableDueToPolicy" | "LeaseIdMissing" | "InvalidBlobType" | "UnauthorizedBlobOverwrite"
+            if verb == Verb::Put =>
+        {
             AlreadyExists
         }
         "AccountIsDisabled"

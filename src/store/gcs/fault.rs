@@ -166,6 +166,8 @@ fn kind_of_http(http: u16, answer: Answer<'_>, verb: Verb, now: Time) -> StoreEr
     match http {
         400 if verb == Verb::Put && sums(answer.message) => StoreErrorKind::Corrupt,
         403 if matches!(answer.reason, Some("rateLimitExceeded" | "userRateLimitExceeded" | "quotaExceeded")) => throttled(),
+        // Whoever may create and not delete is told so of an object that is there, whatever the condition of the request.
+        403 if verb == Verb::Put && answer.message.contains("storage.objects.delete") => StoreErrorKind::AlreadyExists,
         401 | 403 => StoreErrorKind::Denied,
         404 | 410 => StoreErrorKind::NotFound,
         408 => StoreErrorKind::TimedOut,

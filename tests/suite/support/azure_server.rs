@@ -24,6 +24,7 @@ use crate::support::authority::Authority;
 use crate::support::azure_container::{Blob, Container, Refusal};
 use crate::support::azure_login::{Asking, Known, pairs};
 use crate::support::door::{Act, Body, Door, Fault, lock, whole};
+use crate::support::rights::AzureRights;
 
 pub const ACCOUNT: &str = "testaccount";
 pub const CONTAINER: &str = "container";
@@ -36,6 +37,7 @@ struct World {
     known: Known,
     secure: bool,
     container: Mutex<Container>,
+    rights: Mutex<Option<AzureRights>>,
 }
 
 /// A running server.
@@ -66,7 +68,7 @@ impl AzureServer {
             tokens: [TOKEN.to_owned()].into(),
             open,
         };
-        let world = Arc::new(World { known, secure: authority.is_some(), container: Mutex::default() });
+        let world = Arc::new(World { known, secure: authority.is_some(), container: Mutex::default(), rights: Mutex::default() });
         let behind = world.clone();
         let door = Door::open(authority, operation, |_| Arc::new(move |request| answer(behind.clone(), request).boxed()));
         AzureServer { world, door }
@@ -94,6 +96,10 @@ impl AzureServer {
     /// A shared access signature for the container that allows what the letters say, until then.
     pub fn signature(&self, letters: &str, until: &str) -> String {
         self.world.known.signature(letters, until)
+    }
+    /// From now on whoever comes has these rights; `None`: all.
+    pub fn enforce(&self, rights: Option<AzureRights>) {
+        *lock(&self.world.rights) = rights;
     }
     /// Looks at, or changes, the container behind everybody's back.
     pub fn container<T>(&self, work: impl FnOnce(&mut Container) -> T) -> T {
@@ -229,6 +235,24 @@ fn carry_out(world: &World, operation: &str, asking: &Asking<'_>, body: Bytes) -
         return Err(Refusal(400, "InvalidResourceName"));
     }
     let mut container = lock(&world.container);
+    let rights = lock(&world.rights);
+    let has = |action: &str, part: &str| rights.as_ref().is_none_or(|rights| rights.allow(action, part, &name));
+    let adds = operation == "PutBlob" && has("add/action", "");
+    if adds && !has("write", "") && container.get(&name).is_ok() {
+        // That the condition would forbid it, too, is said to those alone who may: of the two orders that a provider may have,
+        // the harder one.
+        return Err(Refusal(403, "UnauthorizedBlobOverwrite"));
+    }
+    let may = match operation {
+        "PutBlob" => adds || has("write", ""),
+        "GetBlob" | "HeadBlob" => has("read", ""),
+        "DeleteBlob" => has("delete", ""),
+        "ListBlobs" => has("read", "Blob.List"),
+        _ => true,
+    };
+    if !may {
+        return Err(Refusal(403, "AuthorizationPermissionMismatch"));
+    }
     match operation {
         "PutBlob" => put(&mut container, &name, asking.headers, body),
         "GetBlob" | "HeadBlob" => get(&container, &name, asking.headers, operation == "HeadBlob"),

@@ -9,11 +9,13 @@ use holdfast::store::credentials::Credentials;
 use holdfast::store::settings::{ProviderSettings, StoreSettings};
 use holdfast::store::url::StoreUrl;
 use holdfast::store::{OpenStore, open};
+use serde_json::json;
 
 use crate::support::authority::Authority;
 use crate::support::azure_server::{self, AzureServer};
 use crate::support::gcs_server::{self, GcsServer};
 use crate::support::proxy::{Fault, Proxy, Rule};
+use crate::support::rights::{AwsRights, AzureRights, GcpRights, policies, rendered};
 use crate::support::s3_server::{ACCESS_KEY, BUCKET, REGION, S3Server, SECRET_KEY};
 
 /// A provider.
@@ -166,6 +168,30 @@ impl Cloud {
         // The SDK has no setting for it: a process that is to trust the authority has its file in SSL_CERT_FILE.
         let ca_file = ca_file.filter(|_| provider != Provider::Gcs);
         Cloud { provider, name: name.to_owned(), proxy, ca_file, server, anonymous }
+    }
+
+    /// From now on whoever comes has the rights of the role (`writer`, `pruner`, `reader`) that `terraform/` makes for a store
+    /// below `prefix`; `None`: all rights.
+    pub fn act_as(&self, role: Option<&str>, prefix: &str) {
+        let prefix = format!("{prefix}/");
+        let policy = |module: &str, name: &str, variables: serde_json::Value| {
+            rendered(&policies(module).join(format!("{name}.json.tftpl")), &variables)
+        };
+        match &self.server {
+            Server::S3(server) => server.enforce(role.map(|role| {
+                let principal = format!("arn:aws:iam::111122223333:role/holdfast-{role}");
+                let arn = format!("arn:aws:s3:::{BUCKET}");
+                let own = json!({ "bucket_arn": arn, "prefix": prefix, "kms_arn": "" });
+                let bucket = json!({ "bucket_arn": arn, "prefix": prefix, "role_arns": [principal] });
+                AwsRights { identity: policy("aws", role, own), bucket: policy("aws", "bucket", bucket), principal }
+            })),
+            Server::Gcs(server) => server.enforce(role.map(|role| GcpRights {
+                bindings: policy("gcp", role, json!({ "bucket": gcs_server::BUCKET, "prefix": prefix })),
+            })),
+            Server::Azure(server) => {
+                server.enforce(role.map(|role| AzureRights { role: policy("azure", role, json!({ "prefix": prefix })) }));
+            }
+        }
     }
 
     /// The server's own address, past the proxy.

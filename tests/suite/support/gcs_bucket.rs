@@ -70,6 +70,10 @@ impl Refusal {
         };
         Refusal { status: 401, reason, code: 16, message: message.into() }
     }
+    pub fn forbidden(permission: &str, resource: &str) -> Refusal {
+        let message = format!("somebody does not have {permission} access to the Google Cloud Storage object {resource}.");
+        Refusal { status: 403, reason: "forbidden", code: 7, message }
+    }
     pub fn unknown(what: &str) -> Refusal {
         Refusal { status: 501, reason: "notImplemented", code: 12, message: format!("not known here: {what}") }
     }

@@ -187,6 +187,7 @@ fn call(world: &World, method: &str, headers: &HeaderMap, body: &Bytes) -> Resul
         "GetObject" => {
             let asked: GetObject = message(body)?;
             let name = bucket(&asked.bucket, headers)?;
+            world.may("storage.objects.get", name, Some(&asked.object))?;
             let found = buckets.get(name).ok_or_else(Refusal::no_bucket)?.objects.get(&asked.object);
             let found = found.filter(|o| asked.generation == 0 || asked.generation == o.generation);
             let found = found.ok_or_else(|| Refusal::no_object(name, &asked.object))?;
@@ -195,6 +196,7 @@ fn call(world: &World, method: &str, headers: &HeaderMap, body: &Bytes) -> Resul
         "DeleteObject" => {
             let asked: DeleteObject = message(body)?;
             let name = bucket(&asked.bucket, headers)?;
+            world.may("storage.objects.delete", name, Some(&asked.object))?;
             let condition = asked.if_generation_match.or((asked.generation != 0).then_some(asked.generation));
             match buckets.get_mut(name).ok_or_else(Refusal::no_bucket)?.remove(&asked.object, condition)? {
                 true => Ok(Vec::new()),
@@ -204,6 +206,7 @@ fn call(world: &World, method: &str, headers: &HeaderMap, body: &Bytes) -> Resul
         "ListObjects" => {
             let asked: ListObjects = message(body)?;
             let name = bucket(&asked.parent, headers)?;
+            world.may("storage.objects.list", name, None)?;
             let more = [&asked.delimiter, &asked.lexicographic_end, &asked.match_glob, &asked.filter];
             if asked.versions || asked.soft_deleted || more.iter().any(|text| !text.is_empty()) {
                 return Err(Refusal::unknown("delimiters, ends, versions, globs and filters of a listing"));

@@ -86,8 +86,15 @@ fn draft(query: &BTreeMap<String, String>, json: &[u8]) -> Result<(String, Optio
 }
 
 fn stored(world: &World, bucket: &str, name: &str, draft: Draft, condition: Option<i64>) -> Answer {
+    world.may("storage.objects.create", bucket, Some(name))?;
     let mut buckets = world.buckets();
-    let object = buckets.get_mut(bucket).ok_or_else(Refusal::no_bucket)?.put(name, draft, condition)?;
+    let found = buckets.get_mut(bucket).ok_or_else(Refusal::no_bucket)?;
+    // Replacing an object is removing the one before. That the condition would forbid it, too, is said to those alone who may:
+    // of the two orders that a provider may have, the harder one.
+    if found.objects.contains_key(name) {
+        world.may("storage.objects.delete", bucket, Some(name))?;
+    }
+    let object = found.put(name, draft, condition)?;
     let mut answer = serde_json::json!({
         "kind": "storage#object",
         "id": format!("{bucket}/{name}/{}", object.generation),
@@ -231,6 +238,7 @@ fn send(world: &World, bucket: &str, query: &BTreeMap<String, String>, headers: 
 
 /// A download, of the whole or a range.
 fn media(world: &World, bucket: &str, name: &str, query: &BTreeMap<String, String>, headers: &HeaderMap) -> Answer {
+    world.may("storage.objects.get", bucket, Some(name))?;
     let buckets = world.buckets();
     let object = buckets.get(bucket).ok_or_else(Refusal::no_bucket)?.objects.get(name);
     let wanted = |o: &&Object| query.get("generation").is_none_or(|g| *g == o.generation.to_string());

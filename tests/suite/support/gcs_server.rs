@@ -19,6 +19,7 @@ use hyper::{HeaderMap, Method, Request, Response};
 use crate::support::authority::Authority;
 use crate::support::door::{Act, Body, Door, Fault, lock};
 use crate::support::gcs_bucket::{Bucket, Draft, Refusal};
+use crate::support::rights::GcpRights;
 use crate::support::{gcs_grpc, gcs_json};
 
 pub const BUCKET: &str = "bucket";
@@ -42,6 +43,7 @@ pub struct World {
     pub uploads: Mutex<BTreeMap<String, Upload>>,
     tokens: Mutex<Option<BTreeSet<String>>>,
     accounts: Mutex<BTreeSet<String>>,
+    rights: Mutex<Option<GcpRights>>,
 }
 
 impl World {
@@ -55,6 +57,15 @@ impl World {
         let token = given.strip_prefix("Bearer ").unwrap_or_default();
         let known = tokens.contains(token) || issuer(token).is_some_and(|account| lock(&self.accounts).contains(&account));
         if known { Ok(()) } else { Err(Refusal::no_login(true)) }
+    }
+    /// Refuses unless the rights in force give the permission on an object, or on the bucket if there is none.
+    pub fn may(&self, permission: &str, bucket: &str, object: Option<&str>) -> Result<(), Refusal> {
+        let resource = format!("projects/_/buckets/{bucket}");
+        let resource = object.map_or(resource.clone(), |name| format!("{resource}/objects/{name}"));
+        match lock(&self.rights).as_ref().is_none_or(|rights| rights.allow(permission, &resource)) {
+            true => Ok(()),
+            false => Err(Refusal::forbidden(permission, &resource)),
+        }
     }
     /// All buckets.
     pub fn buckets(&self) -> MutexGuard<'_, BTreeMap<String, Bucket>> {
@@ -112,6 +123,7 @@ impl GcsServer {
                 uploads: Mutex::default(),
                 tokens: Mutex::new(tokens),
                 accounts: Mutex::default(),
+                rights: Mutex::default(),
             });
             world = Some(made.clone());
             Arc::new(move |request| answer(made.clone(), request).boxed())
@@ -141,6 +153,10 @@ impl GcsServer {
         let credentials = Credentials::AccessToken(SecretSource::Value(TOKEN.to_owned().into()));
         let provider = ProviderSettings { credentials, ..ProviderSettings::default() };
         StoreSettings { provider, ..StoreSettings::default() }
+    }
+    /// From now on whoever comes has these rights; `None`: all.
+    pub fn enforce(&self, rights: Option<GcpRights>) {
+        *lock(&self.world.rights) = rights;
     }
     /// Looks at, or changes, the bucket behind everybody's back.
     pub fn bucket<T>(&self, work: impl FnOnce(&mut Bucket) -> T) -> T {

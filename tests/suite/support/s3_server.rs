@@ -16,6 +16,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 
 pub use crate::support::door::{Act, Fault};
 use crate::support::door::{Body, Door, broken};
+use crate::support::rights::AwsRights;
 use crate::support::s3_bucket::Bucket;
 use crate::support::s3_service::Service;
 
@@ -97,6 +98,10 @@ impl S3Server {
     /// The same key for a process.
     pub fn environment(&self) -> [(&'static str, &'static str); 2] {
         [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)]
+    }
+    /// From now on whoever comes has these rights; `None`: all.
+    pub fn enforce(&self, rights: Option<AwsRights>) {
+        self.service.enforce(rights);
     }
     /// Looks at, or changes, the bucket behind everybody's back.
     pub fn bucket<T>(&self, work: impl FnOnce(&mut Bucket) -> T) -> T {

@@ -12,6 +12,7 @@ use s3s::checksum::ChecksumHasher;
 use s3s::crypto::{Checksum, Crc32, Crc32c, Crc64Nvme, Md5, Sha1, Sha256};
 use s3s::{S3, S3Request, S3Response, S3Result, dto, s3_error};
 
+use crate::support::rights::AwsRights;
 use crate::support::s3_bucket::{Bucket, Lock, Refusal, Version};
 
 /// Most keys in a page, whatever a client wants.
@@ -21,6 +22,7 @@ const PAGE: usize = 1000;
 #[derive(Clone, Default)]
 pub struct Service {
     buckets: Arc<Mutex<BTreeMap<String, Bucket>>>,
+    rights: Arc<Mutex<Option<AwsRights>>>,
 }
 
 fn refused(refusal: Refusal) -> s3s::S3Error {
@@ -35,6 +37,31 @@ fn refused(refusal: Refusal) -> s3s::S3Error {
 impl Service {
     pub fn buckets(&self) -> MutexGuard<'_, BTreeMap<String, Bucket>> {
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on whoever comes has these rights; `None`: all.
+    pub fn enforce(&self, rights: Option<AwsRights>) {
+        *self.rights.lock().unwrap_or_else(PoisonError::into_inner) = rights;
+    }
+
+    /// `AccessDenied` unless the rights in force allow the action on a key, or on the bucket if there is none. Whoever comes is
+    /// taken to come over TLS: the bucket's policy admits nobody else.
+    fn may(&self, action: &str, bucket: &str, key: Option<&str>, facts: &[(&str, &str)]) -> S3Result<()> {
+        let rights = self.rights.lock().unwrap_or_else(PoisonError::into_inner);
+        let resource = key.map_or(format!("arn:aws:s3:::{bucket}"), |key| format!("arn:aws:s3:::{bucket}/{key}"));
+        let facts = [facts, &[("aws:SecureTransport", "true"), ("s3:TlsVersion", "1.3")]].concat();
+        match rights.as_ref().is_none_or(|rights| rights.allow(action, &resource, &facts)) {
+            true => Ok(()),
+            false => Err(s3_error!(AccessDenied, "User is not authorized to perform: {action} on resource: {resource}")),
+        }
+    }
+
+    /// Whether a deletion is allowed: a version's is another thing than a marker's.
+    fn may_delete(&self, bucket: &str, key: &str, id: Option<&str>, bypass: bool) -> S3Result<()> {
+        if bypass {
+            self.may("s3:BypassGovernanceRetention", bucket, Some(key), &[])?;
+        }
+        self.may(if id.is_some() { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" }, bucket, Some(key), &[])
     }
 
     /// `work` on one bucket, in one step for everybody else.
@@ -143,6 +170,9 @@ impl S3 for Service {
             lock: Lock { retention, legal_hold },
         };
         let (absent, matching) = (input.if_none_match, input.if_match);
+        let creation = ("s3:ObjectCreationOperation", "true");
+        let facts = if absent.is_some() { vec![creation, ("s3:if-none-match", "*")] } else { vec![creation] };
+        self.may("s3:PutObject", &input.bucket, Some(&input.key), &facts)?;
         if absent.as_ref().is_some_and(|c| !c.is_any()) || matching.is_some() {
             return Err(s3_error!(NotImplemented, "only If-None-Match: * is known here"));
         }
@@ -160,6 +190,7 @@ impl S3 for Service {
 
     async fn get_object(&self, req: S3Request<dto::GetObjectInput>) -> S3Result<S3Response<dto::GetObjectOutput>> {
         let input = req.input;
+        self.may("s3:GetObject", &input.bucket, Some(&input.key), &[])?;
         let version =
             self.within(&input.bucket, |b| b.version(&input.key, input.version_id.as_deref()).cloned().map_err(refused))?;
         let Some(body) = version.body.clone() else { return Err(s3_error!(MethodNotAllowed)) };
@@ -191,6 +222,7 @@ impl S3 for Service {
 
     async fn head_object(&self, req: S3Request<dto::HeadObjectInput>) -> S3Result<S3Response<dto::HeadObjectOutput>> {
         let input = req.input;
+        self.may("s3:GetObject", &input.bucket, Some(&input.key), &[])?;
         self.within(&input.bucket, |bucket| {
             let version = bucket.version(&input.key, input.version_id.as_deref()).map_err(refused)?;
             let retention = version.lock.retention.clone();
@@ -210,6 +242,7 @@ impl S3 for Service {
     async fn delete_object(&self, req: S3Request<dto::DeleteObjectInput>) -> S3Result<S3Response<dto::DeleteObjectOutput>> {
         let input = req.input;
         let bypass = input.bypass_governance_retention.unwrap_or(false);
+        self.may_delete(&input.bucket, &input.key, input.version_id.as_deref(), bypass)?;
         self.within(&input.bucket, |bucket| {
             let marker = bucket.delete(&input.key, input.version_id.as_deref(), SystemTime::now(), bypass).map_err(refused)?;
             Ok(S3Response::new(dto::DeleteObjectOutput { delete_marker: marker.then_some(true), ..Default::default() }))
@@ -227,14 +260,14 @@ impl S3 for Service {
             let (mut deleted, mut errors) = (Vec::new(), Vec::new());
             for object in &input.delete.objects {
                 let (key, id) = (object.key.clone(), object.version_id.as_deref());
-                match bucket.delete(&key, id, SystemTime::now(), bypass) {
+                let may = self.may_delete(&input.bucket, &key, id, bypass);
+                match may.and_then(|()| bucket.delete(&key, id, SystemTime::now(), bypass).map_err(refused)) {
                     Ok(_) if quiet => {}
                     Ok(marker) => {
                         let marker = marker.then_some(true);
                         deleted.push(dto::DeletedObject { key: Some(key), delete_marker: marker, ..Default::default() });
                     }
-                    Err(refusal) => {
-                        let e = refused(refusal);
+                    Err(e) => {
                         errors.push(dto::Error {
                             code: Some(e.code().as_str().to_owned()),
                             message: e.message().map(str::to_owned),
@@ -260,6 +293,7 @@ impl S3 for Service {
         let after = token.transpose()?.or(input.start_after);
         let most = input.max_keys.map_or(PAGE, |n| usize::try_from(n).unwrap_or(0).min(PAGE));
         let prefix = input.prefix.unwrap_or_default();
+        self.may("s3:ListBucket", &input.bucket, None, &[("s3:prefix", &prefix)])?;
         self.within(&input.bucket, |bucket| {
             let (page, more) = bucket.page(&prefix, after.as_deref(), most);
             let next = page.last().filter(|_| more).map(|(key, _)| TOKEN.encode(key));
@@ -288,6 +322,7 @@ impl S3 for Service {
         req: S3Request<dto::ListObjectVersionsInput>,
     ) -> S3Result<S3Response<dto::ListObjectVersionsOutput>> {
         let prefix = req.input.prefix.unwrap_or_default();
+        self.may("s3:ListBucketVersions", &req.input.bucket, None, &[("s3:prefix", &prefix)])?;
         self.within(&req.input.bucket, |bucket| {
             let (mut versions, mut markers) = (Vec::new(), Vec::new());
             for (key, version, latest) in bucket.versions(&prefix) {
@@ -325,6 +360,7 @@ impl S3 for Service {
         req: S3Request<dto::PutObjectRetentionInput>,
     ) -> S3Result<S3Response<dto::PutObjectRetentionOutput>> {
         let input = req.input;
+        self.may("s3:PutObjectRetention", &input.bucket, Some(&input.key), &[])?;
         let retention = input.retention.and_then(|r| Some((r.mode?.as_str().to_owned(), moment(r.retain_until_date?))));
         self.within(&input.bucket, |bucket| {
             let change = |lock: &mut Lock| lock.retention = retention;
@@ -338,6 +374,7 @@ impl S3 for Service {
         req: S3Request<dto::PutObjectLegalHoldInput>,
     ) -> S3Result<S3Response<dto::PutObjectLegalHoldOutput>> {
         let input = req.input;
+        self.may("s3:PutObjectLegalHold", &input.bucket, Some(&input.key), &[])?;
         let on = input.legal_hold.and_then(|h| h.status).is_some_and(|s| s.as_str() == "ON");
         self.within(&input.bucket, |bucket| {
             let change = |lock: &mut Lock| lock.legal_hold = on;
@@ -347,6 +384,7 @@ impl S3 for Service {
     }
 
     async fn head_bucket(&self, req: S3Request<dto::HeadBucketInput>) -> S3Result<S3Response<dto::HeadBucketOutput>> {
+        self.may("s3:ListBucket", &req.input.bucket, None, &[])?;
         self.within(&req.input.bucket, |_| Ok(S3Response::new(dto::HeadBucketOutput::default())))
     }
 
@@ -354,6 +392,7 @@ impl S3 for Service {
         &self,
         req: S3Request<dto::PutBucketVersioningInput>,
     ) -> S3Result<S3Response<dto::PutBucketVersioningOutput>> {
+        self.may("s3:PutBucketVersioning", &req.input.bucket, None, &[])?;
         let on = req.input.versioning_configuration.status.is_some_and(|s| s.as_str() == "Enabled");
         self.within(&req.input.bucket, |bucket| {
             bucket.versioned = on;
