@@ -145,12 +145,7 @@ pub struct Inspected {
 }
 
 /// Opens the store at `url`, as [`open`] does without making anything, to look at it itself rather than at what it holds.
-pub async fn open_to_inspect(
-    env: &Env,
-    label: &str,
-    url: &StoreUrl,
-    settings: &StoreSettings,
-) -> Result<Inspected, StoreError> {
+pub async fn open_to_inspect(env: &Env, label: &str, url: &StoreUrl, settings: &StoreSettings) -> Result<Inspected, StoreError> {
     let (provider, inspect) = provider(env, label, url, settings, false).await?;
     let asking = Retrying::new(env, provider.clone(), retries(settings));
     Ok(Inspected { open: wrap(env, provider, settings), asking, inspect })
@@ -180,11 +175,7 @@ async fn provider(
 }
 
 fn retries(settings: &StoreSettings) -> RetrySettings {
-    RetrySettings {
-        attempts: settings.retries.saturating_add(1),
-        attempt_timeout: settings.timeout,
-        ..RetrySettings::default()
-    }
+    RetrySettings { attempts: settings.retries.saturating_add(1), attempt_timeout: settings.timeout, ..RetrySettings::default() }
 }
 
 /// Puts a provider's store into its wrappers: meter around limit around retry around the provider.

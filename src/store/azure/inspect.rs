@@ -106,7 +106,7 @@ impl AzureStore {
         bucket.versioning = match blob.clone() {
             Told::Known(Blob { version: true, .. }) => Told::Known(Versioning::On),
             Told::Known(_) => Told::Untold(format!(
-                "it was off when the descriptor was written; {}",
+                "it was off when the object asked for was written; {}",
                 management("isVersioningEnabled of the blob service")
             )),
             _ => Told::Untold(management("isVersioningEnabled of the blob service")),

@@ -141,8 +141,7 @@ impl AzureStore {
         if let Ok(mut path) = service.path_segments_mut() {
             path.pop();
         }
-        let options =
-            BlobServiceClientOptions { client_options: client_options.clone(), ..BlobServiceClientOptions::default() };
+        let options = BlobServiceClientOptions { client_options: client_options.clone(), ..BlobServiceClientOptions::default() };
         let service = BlobServiceClient::new(service, token.clone(), Some(options)).map_err(|e| refuse(chain(&e)))?;
         let options = BlobContainerClientOptions { client_options, ..BlobContainerClientOptions::default() };
         Ok(AzureStore {

@@ -67,7 +67,9 @@ impl Inspect for DirectoryStore {
             let temporary = format!("{RESERVED}/{}", hex::encode(self.env.random::<16>()));
             let probe = names.probe;
             let facts = self.blocking(move |files| {
-                files.facts(probe.then(|| files.attempt(&temporary).map_err(|e| format!("writing a file there and removing it: {e}"))))
+                files.facts(
+                    probe.then(|| files.attempt(&temporary).map_err(|e| format!("writing a file there and removing it: {e}"))),
+                )
             });
             let facts = facts.await.unwrap_or_else(|e| DirectoryFacts {
                 mode: 0,

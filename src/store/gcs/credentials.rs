@@ -56,8 +56,11 @@ pub(crate) async fn login(
 ) -> Result<Login, String> {
     let line = Line::to(endpoint);
     let mut shown = credentials.shown();
-    let nobody =
-        || Login { identity: anonymous::Builder::new().build(), universe: UNIVERSE.into(), shown: Credentials::Anonymous.shown() };
+    let nobody = || Login {
+        identity: anonymous::Builder::new().build(),
+        universe: UNIVERSE.into(),
+        shown: Credentials::Anonymous.shown(),
+    };
     let (identity, universe) = match credentials {
         Credentials::Anonymous => return Ok(nobody()),
         Credentials::Found if line != Line::Encrypted => return Ok(nobody()),

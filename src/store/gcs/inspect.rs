@@ -77,7 +77,8 @@ impl Inspect for GcsStore {
 }
 
 fn lock(bucket: &Model) -> Option<String> {
-    let policy = bucket.retention_policy.as_ref().and_then(|policy| Some((policy.retention_duration.as_ref()?, policy.is_locked)));
+    let policy =
+        bucket.retention_policy.as_ref().and_then(|policy| Some((policy.retention_duration.as_ref()?, policy.is_locked)));
     let held = policy.map(|(time, locked)| {
         let days = time.seconds() / DAY;
         format!("a retention policy of {days} days, {}", if locked { "locked" } else { "not locked" })
@@ -128,7 +129,8 @@ fn actions(at: usize, rule: &ModelRule) -> Vec<Rule> {
         "SetStorageClass" => RuleAction::Move { class: words(&action.storage_class), old_only },
         _ => return Vec::new(),
     };
-    let prefixes = when.map(|when| when.matches_prefix.clone()).filter(|all| !all.is_empty()).unwrap_or_else(|| vec![String::new()]);
+    let prefixes =
+        when.map(|when| when.matches_prefix.clone()).filter(|all| !all.is_empty()).unwrap_or_else(|| vec![String::new()]);
     let rule = |prefix| Rule { name: format!("number {}", at + 1), prefix, narrowed, does: does.clone() };
     prefixes.into_iter().map(rule).collect()
 }
