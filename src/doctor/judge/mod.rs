@@ -27,7 +27,7 @@ impl Sheet<'_> {
         self.say_with(matter, level, Fault::Failed, found.into(), expected, None);
     }
 
-    /// The same with a class and a fix of its own.
+    /// The same with a class and a fix of its own. Of what is unknown, only the caller can say what to do.
     fn say_with(
         &mut self,
         matter: &'static str,
@@ -39,6 +39,7 @@ impl Sheet<'_> {
     ) {
         let fix = match level {
             Level::Ok => None,
+            Level::Unknown => fix,
             _ => fix.or_else(|| fixes::fix(self.provider, matter).map(str::to_owned)),
         };
         self.findings.push(Finding { store: self.store.map(str::to_owned), matter, level, fault, found, expected, fix });
@@ -62,7 +63,7 @@ impl Sheet<'_> {
                 "this identity may not read it".into(),
                 Some(format!("look with an identity that may, or grant {right} (reading alone)")),
             ),
-            Told::Untold(who) => (who.clone(), None),
+            Told::Untold(who) => (who.clone(), fixes::fix(self.provider, matter).map(str::to_owned)),
             Told::Failed(why) => (why.clone(), Some("ask again".into())),
         };
         self.say_with(matter, Level::Unknown, Fault::Failed, found, expected, fix);

@@ -197,7 +197,7 @@ impl S3Store {
         bucket.class = Told::Known("STANDARD".into());
         bucket.destroys = match probe {
             true => Told::from(asking.ask("delete of a version", || self.destroys(absent)).await, "s3:DeleteObjectVersion"),
-            false => Told::Untold("probing, which was left out".into()),
+            false => Told::Moot,
         };
         Facts {
             identity: Told::from(identity.map(|(shown, _)| shown), "credentials"),
