@@ -65,7 +65,8 @@ fn unreachable(e: &StoreError) -> (Fault, String) {
     (RepositoryError::from_kind(e.kind), e.story())
 }
 
-/// A name that no object has: no content has a hash of zeros that anybody could find.
+/// A name that no object has: no content has a hash of zeros that anybody could find. A removal of it is the only one that no
+/// record of a log stands behind: it can take nothing away.
 fn nobodys() -> ObjectName {
     layout::hashed(Class::DataPack, &[0; 32])
 }

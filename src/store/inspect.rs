@@ -95,8 +95,8 @@ pub struct BucketFacts {
     pub versioning: Told<Versioning>,
     /// For how many days what was deleted can be had back; 0: not at all.
     pub soft_delete_days: Told<u32>,
-    /// What stands against deletion for a time, in words; `None`: nothing.
-    pub lock: Told<Option<String>>,
+    /// What stands against deletion for a time; `None`: nothing.
+    pub lock: Told<Option<Lock>>,
     /// What the provider does to objects by itself.
     pub rules: Told<Vec<Rule>>,
     /// What is open to everybody, in words; `None`: nothing.
@@ -144,6 +144,15 @@ pub enum Versioning {
     Suspended,
     /// No.
     Off,
+}
+
+/// What stands against deletion for a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lock {
+    /// In words.
+    pub shown: String,
+    /// Whether every new object gets it by itself.
+    pub every: bool,
 }
 
 /// One thing that the provider does by itself.

@@ -6,7 +6,9 @@ use holdfast::doctor::facts::{Logs, Provider, Rights, Role, Seen, StoreFacts, To
 use holdfast::doctor::finding::{Finding, Level};
 use holdfast::doctor::judge;
 use holdfast::repository::error::Fault;
-use holdfast::store::inspect::{BucketFacts, DirectoryFacts, Facts, PlaceFacts, Rule, RuleAction, Site, Told, Trial, Versioning};
+use holdfast::store::inspect::{
+    BucketFacts, DirectoryFacts, Facts, Lock, PlaceFacts, Rule, RuleAction, Site, Told, Trial, Versioning,
+};
 use holdfast::store::url::Line;
 
 use Level::{Error, Ok as Fine, Unknown, Warning};
@@ -15,6 +17,10 @@ const PROVIDERS: [Provider; 3] = [Provider::S3, Provider::Gcs, Provider::Azure];
 
 fn rule(prefix: &str, does: RuleAction) -> Rule {
     Rule { name: "keeping".into(), prefix: prefix.into(), narrowed: false, does }
+}
+
+fn lock(every: bool) -> Lock {
+    Lock { shown: "a retention".into(), every }
 }
 
 fn moving(prefix: &str, class: &str) -> RuleChange {
@@ -26,7 +32,11 @@ fn moving(prefix: &str, class: &str) -> RuleChange {
 fn well(provider: Provider) -> StoreFacts {
     let bucket = BucketFacts {
         versioning: Told::Known(Versioning::On),
-        soft_delete_days: if provider == Provider::S3 { Told::Moot } else { Told::Known(0) },
+        soft_delete_days: match provider {
+            Provider::Gcs => Told::Known(0),
+            Provider::Azure => Told::Known(14),
+            _ => Told::Moot,
+        },
         lock: Told::Known(None),
         rules: Told::Known(vec![rule("", RuleAction::AbortUploads), rule("", RuleAction::ExpireOld { days: Some(30) })]),
         public: Told::Known(None),
@@ -101,11 +111,13 @@ fn fresh(before: &[Finding], now: &[Finding]) -> Vec<(&'static str, Level)> {
 fn whole(findings: &[Finding]) {
     for finding in findings {
         assert!(!finding.found.is_empty() && !finding.expected.is_empty(), "{finding:?}");
-        assert_eq!(finding.level >= Warning && finding.fix.is_none(), false, "no fix: {finding:?}");
+        assert!(finding.level < Warning || finding.fix.is_some(), "no fix: {finding:?}");
         assert!(finding.level != Fine || finding.fix.is_none(), "a fix for what is well: {finding:?}");
     }
 }
 
+/// Matter, level, and what makes it so.
+type Rows<T> = Vec<(&'static str, Level, Box<dyn Fn(&mut T)>)>;
 type Change = Box<dyn Fn(&mut StoreFacts)>;
 type RuleChange = Box<dyn Fn(&mut BucketFacts)>;
 
@@ -152,7 +164,7 @@ fn each_wrong_fact_of_a_bucket_is_one_finding() {
         ("old-versions", Warning, on_bucket(Box::new(|b| rules(b)[1].prefix = "other/".into()))),
         ("old-versions", Warning, on_bucket(Box::new(|b| rules(b)[1].does = RuleAction::ExpireOld { days: Some(1) }))),
         ("old-versions", Fine, on_bucket(Box::new(|b| rules(b)[1].does = RuleAction::ExpireOld { days: None }))),
-        ("lock", Fine, on_bucket(Box::new(|b| b.lock = Told::Known(Some("object lock".into()))))),
+        ("lock", Fine, on_bucket(Box::new(|b| b.lock = Told::Known(Some(lock(true)))))),
         ("public", Error, on_bucket(Box::new(|b| b.public = Told::Known(Some("open".into()))))),
         ("public-block", Warning, on_bucket(Box::new(|b| b.closed = Told::Known(Some("not set".into()))))),
         ("storage-class", Warning, on_bucket(Box::new(|b| b.class = Told::Known("COOL".into())))),
@@ -223,17 +235,26 @@ fn what_only_some_providers_have() {
     // Google's archive is read at once, the others' are not.
     assert_eq!(one(Provider::Gcs, &|b| b.class = Told::Known("ARCHIVE".into())), [("storage-class", Warning)]);
     assert_eq!(one(Provider::Azure, &|b| b.class = Told::Known("Archive".into())), [("storage-class", Error)]);
-    // Versions that were never kept need no rule; soft delete stands in for them.
+    // Versions that were never kept need no rule; soft delete or a retention stands in for them.
     let off = |days: u32| {
         move |b: &mut BucketFacts| {
             b.versioning = Told::Known(Versioning::Off);
             b.soft_delete_days = Told::Known(days);
         }
     };
-    assert_eq!(one(Provider::Gcs, &off(0)), [("versioning", Warning), ("soft-delete", Warning)]);
-    assert_eq!(one(Provider::Gcs, &off(3)), [("versioning", Warning), ("soft-delete", Warning)]);
+    assert_eq!(one(Provider::Gcs, &off(0)), [("versioning", Warning)]);
+    for (every, level) in [(true, Fine), (false, Warning)] {
+        let held = move |b: &mut BucketFacts| {
+            b.versioning = Told::Known(Versioning::Off);
+            b.lock = Told::Known(Some(lock(every)));
+        };
+        assert_eq!(one(Provider::Gcs, &held), [("versioning", level), ("lock", Fine)]);
+    }
+    assert_eq!(one(Provider::Gcs, &off(3)), [("versioning", Warning), ("soft-delete", Fine)]);
     assert_eq!(one(Provider::Gcs, &off(7)), [("versioning", Fine), ("soft-delete", Fine)]);
     assert_eq!(one(Provider::S3, &|b| b.versioning = Told::Known(Versioning::Off)), [("versioning", Warning)]);
+    assert_eq!(one(Provider::Azure, &|b| b.soft_delete_days = Told::Known(6)), [("soft-delete", Warning)]);
+    assert_eq!(one(Provider::Azure, &|b| b.soft_delete_days = Told::Known(7)), [("soft-delete", Fine)]);
 }
 
 #[test]
@@ -309,7 +330,7 @@ fn a_store_that_lets_nobody_in_is_one_finding() {
 fn each_wrong_fact_of_a_directory_is_one_finding() {
     let before = judge::store(&well(Provider::Directory), None);
     let trial = |links, syncs| Some(Ok(Trial { links, syncs }));
-    let table: Vec<(&str, Level, Box<dyn Fn(&mut DirectoryFacts)>)> = vec![
+    let table: Rows<DirectoryFacts> = vec![
         ("modes", Error, Box::new(|d| d.mode = 0o777)),
         ("modes", Warning, Box::new(|d| d.mode = 0o755)),
         ("modes", Fine, Box::new(|d| d.mode = 0o770)),
@@ -352,7 +373,7 @@ fn each_wrong_fact_of_all_together_is_one_finding() {
             other => panic!("{other:?}"),
         }
     };
-    let table: Vec<(&str, Level, Box<dyn Fn(&mut Together)>)> = vec![
+    let table: Rows<Together> = vec![
         ("quorum", Warning, Box::new(|t| t.quorum = 1)),
         ("quorum", Fine, Box::new(|t| t.quorum = 3)),
         ("secret", Warning, Box::new(|t| t.secret = Some(("/key".into(), 0o644)))),

@@ -44,7 +44,7 @@ pub(super) fn judge(sheet: &mut Sheet<'_>, facts: &StoreFacts, seen: &Seen, told
         Line::Loopback => sheet.say("line", Level::Ok, "plain http, within this machine", expected),
         Line::Open => sheet.say("line", Level::Warning, "plain http over a network", expected),
     }
-    kept(sheet, told, &seen.rights.remove);
+    kept(sheet, facts, told, &seen.rights.remove);
     match &told.rules {
         Told::Known(all) => rules(sheet, facts, told, all),
         told => {
@@ -77,27 +77,35 @@ pub(super) fn judge(sheet: &mut Sheet<'_>, facts: &StoreFacts, seen: &Seen, told
 }
 
 /// Whether what is deleted or overwritten can be had back, and what stands against taking it away.
-fn kept(sheet: &mut Sheet<'_>, told: &BucketFacts, remove: &Tried) {
+fn kept(sheet: &mut Sheet<'_>, facts: &StoreFacts, told: &BucketFacts, remove: &Tried) {
     let soft = matches!(told.soft_delete_days, Told::Known(days) if days >= UNDO_DAYS);
+    let locked = matches!(&told.lock, Told::Known(Some(lock)) if lock.every);
     sheet.told("versioning", &told.versioning, "on: what is deleted can be had back", |versioning| match versioning {
         Versioning::On => (Level::Ok, "on".into()),
         Versioning::Suspended => (Level::Warning, "suspended: what is deleted from now on is gone".into()),
         Versioning::Off if soft => (Level::Ok, "off, and soft delete stands in for it".into()),
+        Versioning::Off if locked => (Level::Ok, "off, and a retention stands in for it".into()),
         Versioning::Off => (Level::Warning, "off: what is deleted is gone".into()),
     });
-    let expected = "seven days or more, where versioning is not on";
+    // Azure counts a version's days from its making: what was old when it was deleted goes at once, but for this.
+    let (expected, needed) = match facts.provider {
+        Provider::Azure => ("seven days or more: the time in which a deletion can be undone", true),
+        _ => ("none where versioning is on; else seven days or more", false),
+    };
     let versions = matches!(told.versioning, Told::Known(Versioning::On));
-    sheet.told("soft-delete", &told.soft_delete_days, expected, |days| match *days {
-        0 if versions => (Level::Ok, "off, and versioning stands in for it".into()),
-        0 => (Level::Warning, "off".into()),
-        days if days < UNDO_DAYS && !versions => (Level::Warning, format!("{days} days")),
-        days if versions => {
-            (Level::Ok, format!("{days} days on top of the versions: what was pruned is paid for so much longer"))
-        }
-        days => (Level::Ok, format!("{days} days")),
+    sheet.told("soft-delete", &told.soft_delete_days, expected, |days| {
+        let level = if needed && *days < UNDO_DAYS { Level::Warning } else { Level::Ok };
+        let found = match *days {
+            0 => "off".to_owned(),
+            days if versions && !needed => {
+                format!("{days} days on top of the versions: what was pruned is paid for so much longer")
+            }
+            days => format!("{days} days"),
+        };
+        (level, found)
     });
     sheet.told("lock", &told.lock, "a lock or a retention, if you want one", |lock| {
-        (Level::Ok, lock.clone().unwrap_or_else(|| "none".into()))
+        (Level::Ok, lock.as_ref().map_or("none".into(), |lock| lock.shown.clone()))
     });
     sheet.told("destroy", &told.destroys, "no identity of a job can take versions away for good", |can| match can {
         false => (Level::Ok, "refused".into()),

@@ -41,13 +41,15 @@ pub fn fix(provider: Option<Provider>, matter: &str) -> Option<&'static str> {
         (Some(Azure), "remove") => "grant .../containers/blobs/delete to the pruner's identity, and to nobody else",
         (Some(_), "line") => "write https:// in the endpoint",
         (Some(S3), "versioning") => "aws_s3_bucket_versioning: status = \"Enabled\" (console: Bucket Versioning)",
-        (Some(Gcs), "versioning") => "google_storage_bucket: versioning { enabled = true }",
+        (Some(Gcs), "versioning") => "google_storage_bucket: versioning { enabled = true } (module gcp: undo = \"versions\")",
         (Some(Azure), "versioning") => "azurerm_storage_account: blob_properties { versioning_enabled = true }",
         (Some(Gcs), "soft-delete") => "google_storage_bucket: soft_delete_policy { retention_duration_seconds = 604800 }",
-        (Some(Azure), "soft-delete") => "azurerm_storage_account: blob_properties { delete_retention_policy { days = 14 } }",
-        (Some(S3), "lock") => "aws_s3_bucket_object_lock_configuration (console: Object Lock)",
-        (Some(Gcs), "lock") => "google_storage_bucket: enable_object_retention, or retention_policy",
-        (Some(Azure), "lock") => "azurerm_storage_container_immutability_policy, or immutability_policy of the account",
+        (Some(Azure), "soft-delete") => {
+            "azurerm_storage_account: blob_properties { delete_retention_policy { days } } (module azure: old_versions_days)"
+        }
+        (Some(S3), "lock") => "aws_s3_bucket_object_lock_configuration (module aws: object_lock; console: Object Lock)",
+        (Some(Gcs), "lock") => "google_storage_bucket: retention_policy (module gcp: undo = \"retention\", retention_days)",
+        (Some(Azure), "lock") => "azurerm_storage_account: immutability_policy (module azure: immutability_days)",
         (Some(S3), "expiry") => {
             "aws_s3_bucket_lifecycle_configuration: take `expiration` with days or a date out, or give the rule another prefix"
         }
@@ -63,17 +65,17 @@ pub fn fix(provider: Option<Provider>, matter: &str) -> Option<&'static str> {
         }
         (Some(Azure), "archive") => "azurerm_storage_management_policy: take tier_to_archive_... out of actions { base_blob }",
         (Some(S3), "uploads") => {
-            "aws_s3_bucket_lifecycle_configuration: abort_incomplete_multipart_upload { days_after_initiation = 7 }"
+            "aws_s3_bucket_lifecycle_configuration: abort_incomplete_multipart_upload { days_after_initiation = 3 }"
         }
-        (Some(Gcs), "uploads") => "google_storage_bucket: lifecycle_rule with action AbortIncompleteMultipartUpload and age = 7",
+        (Some(Gcs), "uploads") => "google_storage_bucket: lifecycle_rule with action AbortIncompleteMultipartUpload and age = 3",
         (Some(S3), "old-versions") => {
-            "aws_s3_bucket_lifecycle_configuration: noncurrent_version_expiration { noncurrent_days = 30 }"
+            "aws_s3_bucket_lifecycle_configuration: noncurrent_version_expiration { noncurrent_days } (module aws: old_versions_days)"
         }
         (Some(Gcs), "old-versions") => {
-            "google_storage_bucket: lifecycle_rule with action Delete and days_since_noncurrent_time = 30"
+            "google_storage_bucket: lifecycle_rule with action Delete and days_since_noncurrent_time (module gcp: old_versions_days)"
         }
         (Some(Azure), "old-versions" | "lifecycle") => {
-            "azurerm_storage_management_policy: actions { version { delete_after_days_since_creation } }, and nothing in base_blob"
+            "azurerm_storage_management_policy: actions { version { delete_after_days_since_creation } }, and nothing in base_blob (module azure: old_versions_days)"
         }
         (Some(S3), "lifecycle") => "aws_s3_bucket_lifecycle_configuration (console: Management, Lifecycle rules)",
         (Some(Gcs), "lifecycle") => "google_storage_bucket: lifecycle_rule",
@@ -86,11 +88,15 @@ pub fn fix(provider: Option<Provider>, matter: &str) -> Option<&'static str> {
             "google_storage_bucket: public_access_prevention = \"enforced\", uniform_bucket_level_access = true"
         }
         (Some(Azure), "public-block") => "azurerm_storage_account: allow_nested_items_to_be_public = false",
-        (Some(S3), "tls-only") => "aws_s3_bucket_policy: deny s3:* to everybody where aws:SecureTransport is false",
+        (Some(S3), "tls-only") => {
+            "aws_s3_bucket_policy: deny s3:* to everybody where aws:SecureTransport is false (module aws: output bucket_policy)"
+        }
         (Some(Azure), "tls-only") => "azurerm_storage_account: https_traffic_only_enabled = true, min_tls_version = \"TLS1_2\"",
-        (Some(S3), "create-only") => "aws_s3_bucket_policy: deny s3:PutObject where s3:if-none-match is absent (Null)",
+        (Some(S3), "create-only") => {
+            "aws_s3_bucket_policy: deny s3:PutObject where s3:if-none-match is absent (module aws: output bucket_policy)"
+        }
         (Some(S3), "encryption") => {
-            "aws_s3_bucket_server_side_encryption_configuration: sse_algorithm = \"AES256\" or \"aws:kms\""
+            "aws_s3_bucket_server_side_encryption_configuration: sse_algorithm = \"AES256\" or \"aws:kms\" (module aws: create_kms_key, kms_key_arn)"
         }
         (Some(_), "storage-class") => {
             "set storage_class and meta_storage_class of the store to a class that is online, or leave them out"

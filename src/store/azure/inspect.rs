@@ -9,7 +9,7 @@ use crate::store::azure::AzureStore;
 use crate::store::azure::fault::Answer;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::fault::{Fault, Verb, words};
-use crate::store::inspect::{BucketFacts, Facts, Inspect, Names, PlaceFacts, Site, Told, Versioning};
+use crate::store::inspect::{BucketFacts, Facts, Inspect, Lock, Names, PlaceFacts, Site, Told, Versioning};
 use crate::store::name::ObjectName;
 use crate::store::retry::Retrying;
 use crate::store::url::Line;
@@ -30,7 +30,7 @@ const OWN_SCOPE: &str = "$account-encryption-key";
 #[derive(Clone, Default)]
 struct Container {
     public: Option<String>,
-    held: Option<String>,
+    held: Option<Lock>,
     scope: Option<String>,
 }
 
@@ -58,14 +58,17 @@ impl AzureStore {
         if answer.has_immutability_policy().map_err(wrong)? == Some(true) {
             held.push("an immutability policy of the container");
         }
-        if answer.is_immutable_storage_with_versioning_enabled().map_err(wrong)? == Some(true) {
-            held.push("immutability by version");
-        }
         if answer.has_legal_hold().map_err(wrong)? == Some(true) {
             held.push("a legal hold");
         }
+        let every = !held.is_empty();
+        if answer.is_immutable_storage_with_versioning_enabled().map_err(wrong)? == Some(true) {
+            // For how long, if at all, only the account or each version says.
+            held.push("immutability by version");
+        }
+        let held = (!held.is_empty()).then(|| Lock { shown: held.join(", "), every });
         let scope = answer.default_encryption_scope().map_err(wrong)?.filter(|scope| scope != OWN_SCOPE);
-        Ok(Container { public, held: (!held.is_empty()).then(|| held.join(", ")), scope: scope.map(|s| words(&s)) })
+        Ok(Container { public, held, scope: scope.map(|s| words(&s)) })
     }
 
     async fn service_settings(&self) -> Result<BlobServiceProperties, StoreError> {

@@ -7,7 +7,7 @@ use google_cloud_storage::model::bucket::lifecycle::Rule as ModelRule;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::fault::{Fault, Verb, words};
 use crate::store::gcs::GcsStore;
-use crate::store::inspect::{BucketFacts, Facts, Inspect, Names, PlaceFacts, Rule, RuleAction, Site, Told, Versioning};
+use crate::store::inspect::{BucketFacts, Facts, Inspect, Lock, Names, PlaceFacts, Rule, RuleAction, Site, Told, Versioning};
 use crate::store::name::ObjectName;
 use crate::store::retry::Retrying;
 use crate::store::url::Line;
@@ -76,15 +76,16 @@ impl Inspect for GcsStore {
     }
 }
 
-fn lock(bucket: &Model) -> Option<String> {
+fn lock(bucket: &Model) -> Option<Lock> {
     let policy =
         bucket.retention_policy.as_ref().and_then(|policy| Some((policy.retention_duration.as_ref()?, policy.is_locked)));
     let held = policy.map(|(time, locked)| {
         let days = time.seconds() / DAY;
-        format!("a retention policy of {days} days, {}", if locked { "locked" } else { "not locked" })
+        let shown = format!("a retention policy of {days} days, {}", if locked { "locked" } else { "not locked" });
+        Lock { shown, every: days > 0 }
     });
     let each = bucket.object_retention.as_ref().is_some_and(|each| each.enabled);
-    held.or_else(|| each.then(|| "object retention, without a default".into()))
+    held.or_else(|| each.then(|| Lock { shown: "object retention, without a default".into(), every: false }))
 }
 
 /// By which ways the bucket could be opened to everybody.

@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::fault::{Fault, Verb, words};
-use crate::store::inspect::{BucketFacts, Facts, Inspect, Names, PlaceFacts, Rule, RuleAction, Site, Told, Versioning};
+use crate::store::inspect::{BucketFacts, Facts, Inspect, Lock, Names, PlaceFacts, Rule, RuleAction, Site, Told, Versioning};
 use crate::store::name::ObjectName;
 use crate::store::retry::Retrying;
 use crate::store::s3::S3Store;
-use crate::store::url::Line;
+use crate::store::url::{Bucket, Line};
 
 /// Who logs in, and where.
 pub(super) struct Login {
@@ -78,12 +78,13 @@ impl S3Store {
         })
     }
 
-    async fn lock(&self, right: &str) -> Result<Option<String>, StoreError> {
+    async fn lock(&self, right: &str) -> Result<Option<Lock>, StoreError> {
         let answer = self.client.get_object_lock_configuration().bucket(&self.bucket.name).send().await;
         let told = self.setting(right, &["ObjectLockConfigurationNotFoundError", "ObjectLockConfigurationNotFound"], answer)?;
         let Some(lock) = told.and_then(|told| told.object_lock_configuration) else { return Ok(None) };
         let retention = lock.rule.and_then(|rule| rule.default_retention);
-        Ok(Some(retention.as_ref().map_or("object lock, without a default".into(), retention_in_words)))
+        let shown = retention.as_ref().map_or("object lock, without a default".into(), retention_in_words);
+        Ok(Some(Lock { shown, every: retention.is_some() }))
     }
 
     async fn rules(&self, right: &str) -> Result<Vec<Rule>, StoreError> {
@@ -192,8 +193,8 @@ impl S3Store {
             bucket.closed = off.map(|off| (!off).then(|| "access lists are in force (not BucketOwnerEnforced)".into()));
         }
         bucket.encryption = ask!("s3:GetEncryptionConfiguration", encryption);
-        bucket.encrypted_only = policy.clone().map(|all| all.iter().any(denies_plain_http));
-        bucket.create_only = policy.map(|all| all.iter().any(denies_overwriting));
+        bucket.encrypted_only = policy.clone().map(|all| all.iter().any(|s| covers(s, &self.bucket) && denies_plain_http(s)));
+        bucket.create_only = policy.map(|all| all.iter().any(|s| covers(s, &self.bucket) && denies_overwriting(s)));
         bucket.class = Told::Known("STANDARD".into());
         bucket.destroys = match probe {
             true => Told::from(asking.ask("delete of a version", || self.destroys(absent)).await, "s3:DeleteObjectVersion"),
@@ -290,6 +291,17 @@ fn denies(statement: &Value, actions: &[&str]) -> bool {
     everybody && statement["Effect"] == "Deny" && named.iter().any(|own| actions.iter().any(|a| own.eq_ignore_ascii_case(a)))
 }
 
+/// Whether a statement is about every object of the store.
+fn covers(statement: &Value, bucket: &Bucket) -> bool {
+    texts(&statement["Resource"]).iter().any(|resource| {
+        let named = resource.split_once(":::").and_then(|(_, place)| place.split_once('/'));
+        let below = |(name, key): (&str, &str)| {
+            name == bucket.name && key.strip_suffix('*').is_some_and(|begin| bucket.prefix.starts_with(begin))
+        };
+        resource == "*" || named.is_some_and(below)
+    })
+}
+
 fn denies_plain_http(statement: &Value) -> bool {
     denies(statement, &["s3:*", "*"]) && condition(statement, "Bool", "aws:SecureTransport").iter().any(|v| v == "false")
 }
@@ -303,7 +315,23 @@ fn denies_overwriting(statement: &Value) -> bool {
 mod tests {
     use serde_json::json;
 
-    use crate::store::s3::inspect::{denies_overwriting, denies_plain_http};
+    use crate::store::s3::inspect::{covers, denies_overwriting, denies_plain_http};
+    use crate::store::url::Bucket;
+
+    #[test]
+    fn a_statement_counts_where_it_is_about_all_of_the_store() {
+        let bucket = Bucket { name: "ours".into(), prefix: "repo/".into(), region: None, endpoint: None };
+        let about = |resource| covers(&json!({"Resource": resource}), &bucket);
+        let arn = "arn:aws:s3:::";
+        for yes in [json!("*"), json!([format!("{arn}ours"), format!("{arn}ours/*")]), json!(format!("{arn}ours/repo/*"))] {
+            assert!(about(yes.clone()), "{yes}");
+        }
+        for no in
+            [json!(format!("{arn}ours")), json!(format!("{arn}other/*")), json!(format!("{arn}ours/repo/data/*")), json!([])]
+        {
+            assert!(!about(no.clone()), "{no}");
+        }
+    }
 
     #[test]
     fn statements_are_read_in_every_spelling() {

@@ -86,7 +86,6 @@ impl Settings {
                 rules: vec![dto::ServerSideEncryptionRule {
                     apply_server_side_encryption_by_default: Some(way),
                     bucket_key_enabled: Some(true),
-                    ..Default::default()
                 }],
             }),
             ownership: Some(dto::OwnershipControls {
