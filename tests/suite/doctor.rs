@@ -463,7 +463,7 @@ fn directories_are_looked_at_alone_and_together() {
     std::fs::write(desk.at("holdfast.toml"), config).expect("written");
     std::fs::create_dir(desk.at("src")).expect("made");
     std::fs::write(desk.at("src/a"), "hello").expect("written");
-    let run = |words: &[&str]| assert!(desk.command(words).status().expect("it starts").success(), "{words:?}");
+    let run = |words: &[&str]| assert!(desk.command(words).output().expect("it starts").status.success(), "{words:?}");
     run(&["backup", "--quiet", "src"]);
     let told = desk.doctor(&[]);
     assert_eq!(told.amiss(""), [("places", "warning"), ("retention", "warning"), ("verified", "warning")], "{}", told.text);

@@ -80,6 +80,7 @@ pub fn fix(provider: Option<Provider>, matter: &str) -> Option<&'static str> {
         (Some(S3), "lifecycle") => "aws_s3_bucket_lifecycle_configuration (console: Management, Lifecycle rules)",
         (Some(Gcs), "lifecycle") => "google_storage_bucket: lifecycle_rule",
         (Some(S3), "public") => "take the statement that allows Principal \"*\" out of the bucket's policy",
+        (Some(Gcs), "public") => "take allUsers and allAuthenticatedUsers out of the bucket's IAM policy",
         (Some(Azure), "public") => "azurerm_storage_container: container_access_type = \"private\"",
         (Some(S3), "public-block") => {
             "aws_s3_bucket_public_access_block with all four set, and aws_s3_bucket_ownership_controls: BucketOwnerEnforced"
