@@ -437,7 +437,11 @@ fn directories_are_looked_at_alone_and_together() {
     };
     let before = tree("one");
     let told = desk.doctor(&[]);
-    assert_eq!((told.code, told.amiss("one"), told.amiss("two")), (Some(0), vec![], vec![]), "{}", told.text);
+    for store in ["one", "two"] {
+        // How much room there is, is up to the machine of the tests.
+        let amiss: Vec<_> = told.amiss(store).into_iter().filter(|(matter, _)| *matter != "room").collect();
+        assert_eq!((told.code, amiss), (Some(0), vec![]), "{}", told.text);
+    }
     assert_eq!(told.amiss(""), [("places", "warning")], "{}", told.text);
     assert!(told.of("", "places")["found"].as_str().expect("a text").contains("one and two lie on one file system"));
     assert_eq!(told.level("one", "links"), "ok", "{}", told.text);
