@@ -1,7 +1,7 @@
 //! Holdfast: the map.
 //!
 //! ```text
-//! main -> cli -> config -> (backup | restore | lifecycle | verify) -> repository -> (format | replica) -> (chunk | seal | source | store)
+//! main -> cli -> config -> (backup | restore | lifecycle | verify | doctor) -> repository -> (format | replica) -> (chunk | seal | source | store)
 //! ```
 //!
 //! Imports only point to the right; `tests/architecture.rs` says so. Bytes travel `source` -> `chunk` -> `seal` ->
@@ -15,6 +15,7 @@
 //! | [`restore`] | activity: snapshot to target |
 //! | [`lifecycle`] | activity: what becomes of a repository over time |
 //! | [`verify`] | activity: is it all there, is it all right |
+//! | [`doctor`] | activity: are the places that hold it as they should be |
 //! | [`repository`] | typed objects kept safely: log, keys, index |
 //! | [`replica`] | the same repository at several stores |
 //! | [`format`] | structures to bytes and back, pure |
@@ -32,6 +33,7 @@ pub mod chunk;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod format;
 pub mod lifecycle;
 pub mod progress;

@@ -5,16 +5,33 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Which room may name which others. `clock` and `progress` are open to all but the pure ones.
-const EDGES: [(&str, &[&str]); 17] = [
+const EDGES: [(&str, &[&str]); 18] = [
     ("main", &["cli", "config"]),
     ("lib", &[]),
-    ("cli", &["config", "backup", "restore", "lifecycle", "verify", "repository", "replica", "format", "chunk", "seal", "store"]),
+    (
+        "cli",
+        &[
+            "config",
+            "backup",
+            "restore",
+            "lifecycle",
+            "verify",
+            "doctor",
+            "repository",
+            "replica",
+            "format",
+            "chunk",
+            "seal",
+            "store",
+        ],
+    ),
     ("config", &["backup", "restore", "lifecycle", "verify", "repository", "replica", "format", "seal", "store"]),
     ("backup", &["repository", "replica", "format", "chunk", "seal", "source", "store"]),
     // A target is compared with the same eyes that read the source.
     ("restore", &["repository", "replica", "format", "chunk", "seal", "source", "store"]),
     ("lifecycle", &["verify", "repository", "replica", "format", "chunk", "seal", "store"]),
     ("verify", &["repository", "replica", "format", "chunk", "seal", "store"]),
+    ("doctor", &["repository", "replica", "store"]),
     ("repository", &["replica", "format", "chunk", "seal", "store"]),
     ("replica", &["store"]),
     ("format", &["chunk", "seal"]),
@@ -28,7 +45,7 @@ const EDGES: [(&str, &[&str]); 17] = [
 const OPEN_TO_ALL: [&str; 2] = ["clock", "progress"];
 
 /// Where nothing waits, reads or draws: bytes in, bytes out.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
     "chunk/",
     "seal/",
     "format/",
@@ -36,6 +53,7 @@ const PURE: [&str; 8] = [
     "lifecycle/heal_plan.rs",
     "lifecycle/prune_plan.rs",
     "lifecycle/retention/",
+    "doctor/judge/",
     "cli/exit.rs",
 ];
 const IMPURE: [&str; 11] = [

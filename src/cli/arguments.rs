@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::{
-    backup, completions, forget, heal, init, key, lifecycle, ls, prune, repair, restore, retire, snapshots, status, undelete,
-    verify,
+    backup, completions, doctor, forget, heal, init, key, lifecycle, ls, prune, repair, restore, retire, snapshots, status,
+    undelete, verify,
 };
 use crate::config::Overrides;
 use crate::config::amount::Size;
@@ -136,6 +136,8 @@ pub enum Command {
     Lifecycle(lifecycle::LifecycleArguments),
     /// Show the replicas side by side
     Status(status::StatusArguments),
+    /// Say what differs from what a locked-down store should be, and the fix
+    Doctor(doctor::DoctorArguments),
     /// Manage the keys that open the repository
     Key(key::KeyArguments),
     /// Print completions for a shell

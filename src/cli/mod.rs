@@ -8,6 +8,7 @@ pub mod arguments;
 pub mod backup;
 pub mod completions;
 pub mod context;
+pub mod doctor;
 pub mod exit;
 pub mod forget;
 pub mod heal;
@@ -114,6 +115,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<Outcome, Failur
         Command::Retire(arguments) => retire::run(context, arguments).await,
         Command::Lifecycle(arguments) => lifecycle::run(context, arguments).await,
         Command::Status(arguments) => status::run(context, arguments).await,
+        Command::Doctor(arguments) => doctor::run(context, arguments).await,
         Command::Key(arguments) => key::run(context, arguments).await,
         Command::Completions(arguments) => completions::run(context, arguments),
     }

@@ -28,7 +28,7 @@ const PLANS_MAX: usize = 6;
 /// How often a plan that stands is looked at again because others published or committed meanwhile.
 const LOOKS_MAX: usize = 50;
 /// The kind of note with which a prune asks a store for its time.
-const NOTE_PRUNE: &str = "prune";
+pub const NOTE_PRUNE: &str = "prune";
 
 /// One replica's prune.
 pub struct Site<'r> {

@@ -26,7 +26,7 @@ pub mod notes;
 pub mod open;
 pub mod packs;
 pub mod past;
-mod probe;
+pub mod probe;
 pub mod reader;
 pub mod retire;
 pub mod snapshots;

@@ -227,7 +227,7 @@ impl Repository {
 }
 
 /// An error with its causes, in one line.
-pub(super) fn story(e: &RepositoryError) -> String {
+pub fn story(e: &RepositoryError) -> String {
     let mut text = e.to_string();
     let mut source = std::error::Error::source(e);
     while let Some(cause) = source {
@@ -330,7 +330,7 @@ async fn audit(
 const PROBES: usize = 5;
 
 /// Whether a store refuses to create an object that exists and holds these very bytes.
-pub(super) async fn refuses(replica: &Replica, name: &ObjectName, stored: &Bytes) -> Result<bool, StoreError> {
+pub async fn refuses(replica: &Replica, name: &ObjectName, stored: &Bytes) -> Result<bool, StoreError> {
     for _ in 0..PROBES {
         match replica.store.put(name, stored.clone()).await {
             Ok(()) => {}

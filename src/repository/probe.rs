@@ -15,12 +15,7 @@ const CLOCK_OFF: u64 = 300;
 /// Reads `stored`, which was just written under `name`, back in every way that a repository is read: whole, in part, by
 /// stat and by listing. Gives a note if the store's clock and this machine's differ. `Unsupported` names what the store
 /// does wrong.
-pub(super) async fn examine(
-    env: &Env,
-    replica: &Replica,
-    name: &ObjectName,
-    stored: &Bytes,
-) -> Result<Option<String>, RepositoryError> {
+pub async fn examine(env: &Env, replica: &Replica, name: &ObjectName, stored: &Bytes) -> Result<Option<String>, RepositoryError> {
     let store = &replica.store;
     let wrong = |what: &str| {
         let message = format!("store {}: {what} {name}, which was just written: no repository can live there", replica.name);

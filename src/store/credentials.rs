@@ -85,6 +85,35 @@ pub enum Credentials {
     Sas(SecretSource),
 }
 
+impl Credentials {
+    /// The way of logging in, and as whom, as far as the settings say it. Holds no secret.
+    pub fn shown(&self) -> String {
+        match self {
+            Credentials::Found => "what the surroundings offer".into(),
+            Credentials::Anonymous => "nobody".into(),
+            Credentials::Profile(name) => format!("the profile {name}"),
+            Credentials::AccessKey { id, .. } => format!("the access key {id}"),
+            Credentials::Role { arn, .. } => format!("the role {arn}"),
+            Credentials::WebIdentity { arn, .. } => format!("the role {arn} by a web identity"),
+            Credentials::CredentialProcess(_) => "a credential process".into(),
+            Credentials::File(path) => format!("the credentials in {}", path.display()),
+            Credentials::MetadataServer => "the machine's service account".into(),
+            Credentials::Impersonated(account) => format!("the impersonated {account}"),
+            Credentials::AccessToken(_) => "a ready access token".into(),
+            Credentials::ManagedIdentity { client_id: None } => "the machine's managed identity".into(),
+            Credentials::ManagedIdentity { client_id: Some(id) } => format!("the managed identity {id}"),
+            Credentials::WorkloadIdentity { client_id, .. } => match client_id {
+                Some(id) => format!("the workload identity {id}"),
+                None => "a workload identity".into(),
+            },
+            Credentials::ClientSecret { client_id, .. } => format!("the application {client_id}"),
+            Credentials::Cli => "whoever is logged in with az".into(),
+            Credentials::AccountKey(_) => "the storage account's key, which may do everything".into(),
+            Credentials::Sas(_) => "a shared access signature".into(),
+        }
+    }
+}
+
 /// Where a secret is. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub enum SecretSource {

@@ -23,6 +23,8 @@ pub enum Verb {
     List,
     /// Removal of a batch.
     Delete,
+    /// A look at the bucket's settings: the key is the right that it takes.
+    Settings,
 }
 
 /// A request, as far as an error needs it.
@@ -55,6 +57,7 @@ impl fmt::Display for Verb {
             Verb::Stat => "stat",
             Verb::List => "list",
             Verb::Delete => "delete",
+            Verb::Settings => "settings by",
         })
     }
 }

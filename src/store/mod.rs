@@ -16,6 +16,7 @@ use crate::store::azure::AzureStore;
 use crate::store::directory::DirectoryStore;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::gcs::GcsStore;
+use crate::store::inspect::Inspect;
 use crate::store::limit::{LimitSettings, Limited};
 use crate::store::meter::{Meter, Metered};
 use crate::store::name::ObjectName;
@@ -31,6 +32,7 @@ pub mod directory;
 pub mod error;
 pub mod fault;
 pub mod gcs;
+pub mod inspect;
 pub mod limit;
 pub mod memory;
 pub mod meter;
@@ -128,16 +130,52 @@ pub async fn open(
     settings: &StoreSettings,
     create: bool,
 ) -> Result<OpenStore, StoreError> {
-    let provider: Arc<dyn Store> = match url.place() {
+    let (provider, _) = provider(env, label, url, settings, create).await?;
+    Ok(wrap(env, provider, settings))
+}
+
+/// A store that is open, and what its provider can tell about it.
+pub struct Inspected {
+    /// The store in all its wrappers.
+    pub open: OpenStore,
+    /// Asks with the same patience.
+    pub asking: Retrying,
+    /// Who can tell.
+    pub inspect: Arc<dyn Inspect>,
+}
+
+/// Opens the store at `url`, as [`open`] does without making anything, to look at it itself rather than at what it holds.
+pub async fn open_to_inspect(env: &Env, label: &str, url: &StoreUrl, settings: &StoreSettings) -> Result<Inspected, StoreError> {
+    let (provider, inspect) = provider(env, label, url, settings, false).await?;
+    let asking = Retrying::new(env, provider.clone(), retries(settings));
+    Ok(Inspected { open: wrap(env, provider, settings), asking, inspect })
+}
+
+/// The provider's own store, without any wrapper, in both its roles.
+async fn provider(
+    env: &Env,
+    label: &str,
+    url: &StoreUrl,
+    settings: &StoreSettings,
+    create: bool,
+) -> Result<(Arc<dyn Store>, Arc<dyn Inspect>), StoreError> {
+    fn both<S: Store + Inspect + 'static>(store: S) -> (Arc<dyn Store>, Arc<dyn Inspect>) {
+        let store = Arc::new(store);
+        (store.clone(), store)
+    }
+    Ok(match url.place() {
         Place::Directory(path) => {
             let (opening, label, path) = (env.clone(), label.to_owned(), path.clone());
-            Arc::new(env.blocking(move || DirectoryStore::open(&opening, &label, path, create)).await?)
+            both(env.blocking(move || DirectoryStore::open(&opening, &label, path, create)).await?)
         }
-        Place::S3(bucket) => Arc::new(S3Store::open(env, label, bucket, settings).await?),
-        Place::Gcs(bucket) => Arc::new(GcsStore::open(env, label, bucket, settings).await?),
-        Place::Azure { account, container } => Arc::new(AzureStore::open(env, label, account, container, settings).await?),
-    };
-    Ok(wrap(env, provider, settings))
+        Place::S3(bucket) => both(S3Store::open(env, label, bucket, settings).await?),
+        Place::Gcs(bucket) => both(GcsStore::open(env, label, bucket, settings).await?),
+        Place::Azure { account, container } => both(AzureStore::open(env, label, account, container, settings).await?),
+    })
+}
+
+fn retries(settings: &StoreSettings) -> RetrySettings {
+    RetrySettings { attempts: settings.retries.saturating_add(1), attempt_timeout: settings.timeout, ..RetrySettings::default() }
 }
 
 /// Puts a provider's store into its wrappers: meter around limit around retry around the provider.
@@ -153,13 +191,8 @@ pub fn wrap(env: &Env, provider: Arc<dyn Store>, settings: &StoreSettings) -> Op
         download: settings.download_limit,
         requests: settings.request_limit,
     };
-    let retries = RetrySettings {
-        attempts: settings.retries.saturating_add(1),
-        attempt_timeout: settings.timeout,
-        ..RetrySettings::default()
-    };
     let pressure = limits.pressure();
-    let retrying = Retrying::new(env, provider, retries).reporting_to(pressure.clone());
+    let retrying = Retrying::new(env, provider, retries(settings)).reporting_to(pressure.clone());
     let limited = Limited::new(env, Arc::new(retrying), &limits, pressure);
     let meter = Meter::new();
     OpenStore { store: Arc::new(Metered::new(env, Arc::new(limited), meter.clone())), meter }

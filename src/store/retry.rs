@@ -86,6 +86,20 @@ impl Retrying {
         Retrying { pressure: Some(pressure), ..self }
     }
 
+    /// Asks a question that changes nothing, and asks again where that may help. `action` says what for, in messages.
+    pub async fn ask<T, F>(&self, action: &str, question: impl Fn() -> F + Send) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
+        let mut request = self.request();
+        loop {
+            match self.attempt(0, || action.to_owned(), question()).await {
+                Err(e) if request.again(&e).await => {}
+                result => return result,
+            }
+        }
+    }
+
     fn request(&self) -> Request<'_> {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         let full = u64::from(self.settings.budget.reserve) * 100;

@@ -193,6 +193,36 @@ pub fn verify_endpoint(endpoint: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// How a server is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Over TLS.
+    Encrypted,
+    /// In the clear, within this machine.
+    Loopback,
+    /// In the clear, over a network.
+    Open,
+}
+
+impl Line {
+    /// To `endpoint`; to the provider's own place if `None`.
+    pub fn to(endpoint: Option<&str>) -> Line {
+        let Some(url) = endpoint.map(url::Url::parse) else { return Line::Encrypted };
+        let Ok(url) = url else { return Line::Open };
+        let loopback = match url.host() {
+            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
+            None => false,
+        };
+        match url.scheme() {
+            "https" => Line::Encrypted,
+            _ if loopback => Line::Loopback,
+            _ => Line::Open,
+        }
+    }
+}
+
 fn clipped(text: &str) -> String {
     text.chars().take(80).collect()
 }

@@ -6,6 +6,8 @@ mod configuration;
 mod cost;
 mod crash_points;
 mod damage;
+mod doctor;
+mod doctor_findings;
 mod example_config;
 mod fault_proxy;
 mod forget;

@@ -281,6 +281,7 @@ fn fix(answer: &Answer, asked: Asked<'_>, kind: StoreErrorKind, now: Time) -> Op
                 Verb::Get | Verb::Stat => ("read", "r", format!("az://{bucket}/{key}")),
                 Verb::List => ("read", "l", format!("az://{bucket}")),
                 Verb::Delete => ("delete", "d", format!("az://{bucket}/{key}")),
+                Verb::Settings => return Some(format!("needed: {key}")),
             };
             format!(
                 "needed: Microsoft.Storage/storageAccounts/blobServices/containers/blobs/{action} on {resource} (the role Storage Blob \

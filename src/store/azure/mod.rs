@@ -18,7 +18,7 @@ use azure_core::http::{ClientMethodOptions, ClientOptions, Context, RetryOptions
 use azure_storage_blob::models::{
     BlobClientDownloadOptions, BlobClientUploadOptions, BlobContainerClientListBlobsOptions, ListBlobsResponse,
 };
-use azure_storage_blob::{BlobContainerClient, BlobContainerClientOptions};
+use azure_storage_blob::{BlobContainerClient, BlobContainerClientOptions, BlobServiceClient, BlobServiceClientOptions};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -41,6 +41,7 @@ use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit, buffers};
 
 mod credentials;
 mod fault;
+mod inspect;
 mod wire;
 
 /// Names per page of a listing.
@@ -60,6 +61,11 @@ pub struct AzureStore {
     /// Account and container, for messages.
     place: String,
     client: BlobContainerClient,
+    /// The account, for its settings.
+    service: BlobServiceClient,
+    /// The way of logging in, in words, and where.
+    shown: String,
+    endpoint: Option<String>,
     tiers: BTreeMap<String, String>,
     scope: Option<String>,
     /// What no message may hold, in each of its spellings.
@@ -103,7 +109,8 @@ impl AzureStore {
         let refuse =
             |cause: String| StoreError::new(StoreErrorKind::Invalid, label, format!("opening az://{place}")).because(cause);
         let provider = &settings.provider;
-        let url = address(account, &bucket.name, bucket.endpoint.as_deref().or(provider.endpoint.as_deref())).map_err(refuse)?;
+        let endpoint = bucket.endpoint.as_deref().or(provider.endpoint.as_deref());
+        let url = address(account, &bucket.name, endpoint).map_err(refuse)?;
         let pem = provider.certificates(env).await.map_err(refuse)?;
         let pem = pem.as_deref();
         let identity = credentials::identity(env, &provider.credentials, pem).await.map_err(refuse)?;
@@ -130,8 +137,17 @@ impl AzureStore {
             transport: Some(Transport::new(Arc::new(line))),
             ..ClientOptions::default()
         };
+        let mut service = url.clone();
+        if let Ok(mut path) = service.path_segments_mut() {
+            path.pop();
+        }
+        let options = BlobServiceClientOptions { client_options: client_options.clone(), ..BlobServiceClientOptions::default() };
+        let service = BlobServiceClient::new(service, token.clone(), Some(options)).map_err(|e| refuse(chain(&e)))?;
         let options = BlobContainerClientOptions { client_options, ..BlobContainerClientOptions::default() };
         Ok(AzureStore {
+            service,
+            shown: provider.credentials.shown(),
+            endpoint: endpoint.map(str::to_owned),
             label: label.to_owned(),
             env: env.clone(),
             bucket: bucket.clone(),

@@ -107,6 +107,11 @@ impl Files {
         &self.label
     }
 
+    /// The open root.
+    pub(super) fn handle(&self) -> &OwnedFd {
+        &self.handle
+    }
+
     /// Opens `root`, after making it if `create` says so.
     pub(super) fn open(label: &str, root: PathBuf, create: bool) -> Result<Files, StoreError> {
         let fault = |e: Errno| {

@@ -21,6 +21,7 @@ use crate::store::name::{ObjectName, RESERVED};
 use crate::store::{ObjectInfo, Store, admit};
 
 mod files;
+mod inspect;
 mod walk;
 
 /// A store in a directory of a local or shared file system. Cheap to clone.

@@ -24,6 +24,8 @@ use zeroize::Zeroizing;
 
 use crate::clock::Env;
 use crate::store::credentials::{Credentials, SecretSource};
+use crate::store::fault::words;
+use crate::store::url::Line;
 
 /// Where Google's services live, unless a key file says that they live elsewhere.
 const UNIVERSE: &str = "googleapis.com";
@@ -40,6 +42,8 @@ pub(crate) struct Login {
     pub identity: Identity,
     /// Where, such as `googleapis.com`.
     pub universe: String,
+    /// The way of logging in, and as whom where that is known, in words.
+    pub shown: String,
 }
 
 /// The identity that the settings ask for, towards `endpoint` (Google itself if `None`). Asks no server. The error says what to
@@ -51,7 +55,12 @@ pub(crate) async fn login(
     patience: Duration,
 ) -> Result<Login, String> {
     let line = Line::to(endpoint);
-    let nobody = || Login { identity: anonymous::Builder::new().build(), universe: UNIVERSE.into() };
+    let mut shown = credentials.shown();
+    let nobody = || Login {
+        identity: anonymous::Builder::new().build(),
+        universe: UNIVERSE.into(),
+        shown: Credentials::Anonymous.shown(),
+    };
     let (identity, universe) = match credentials {
         Credentials::Anonymous => return Ok(nobody()),
         Credentials::Found if line != Line::Encrypted => return Ok(nobody()),
@@ -64,10 +73,13 @@ pub(crate) async fn login(
         }
         Credentials::Found => (found()?, None),
         Credentials::File(path) => {
-            let shown = path.display().to_string();
             let source = SecretSource::File(path.clone());
             let text = env.blocking(move || source.load()).await?;
-            from_file(&text).map_err(|e| format!("the credentials in {shown}: {e}"))?
+            let found = from_file(&text).map_err(|e| format!("the credentials in {}: {e}", path.display()))?;
+            if let Some(account) = account(&text) {
+                shown = format!("{account}, by {shown}");
+            }
+            found
         }
         Credentials::MetadataServer => (mds::Builder::default().with_universe_domain(UNIVERSE).build().map_err(said)?, None),
         Credentials::Impersonated(account) => {
@@ -89,7 +101,7 @@ pub(crate) async fn login(
     let patience = patience.min(LOGIN_MAX);
     let patient =
         Patient { env: env.clone(), inner: identity, universe: universe.clone(), patience, known: AtomicBool::new(false) };
-    Ok(Login { identity: patient.into(), universe })
+    Ok(Login { identity: patient.into(), universe, shown })
 }
 
 fn found() -> Result<Identity, String> {
@@ -98,6 +110,12 @@ fn found() -> Result<Identity, String> {
 
 fn said(error: google_cloud_auth::build_errors::Error) -> String {
     error.to_string()
+}
+
+/// The service account that a credentials file names.
+fn account(text: &str) -> Option<String> {
+    let json: serde_json::Value = serde_json::from_str(text).ok()?;
+    Some(words(json.get("client_email")?.as_str()?))
 }
 
 /// The identity in a credentials file of Google's, and its universe if it names one.
@@ -120,35 +138,6 @@ fn from_file(text: &str) -> Result<(Identity, Option<String>), String> {
         }
     };
     Ok((identity.map_err(said)?, universe))
-}
-
-/// How a server is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
-    /// Over TLS.
-    Encrypted,
-    /// In the clear, within this machine.
-    Loopback,
-    /// In the clear, over a network.
-    Open,
-}
-
-impl Line {
-    fn to(endpoint: Option<&str>) -> Line {
-        let Some(url) = endpoint.map(url::Url::parse) else { return Line::Encrypted };
-        let Ok(url) = url else { return Line::Open };
-        let loopback = match url.host() {
-            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-            Some(url::Host::Domain(name)) => name == "localhost",
-            None => false,
-        };
-        match url.scheme() {
-            "https" => Line::Encrypted,
-            _ if loopback => Line::Loopback,
-            _ => Line::Open,
-        }
-    }
 }
 
 /// A token as it is.

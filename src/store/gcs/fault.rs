@@ -223,6 +223,7 @@ fn fix(answer: Answer<'_>, asked: Asked<'_>, kind: StoreErrorKind, now: Time) ->
                 Verb::Get | Verb::Stat => ("get", ", and storage.objects.list (else absent objects look forbidden)"),
                 Verb::List => ("list", ""),
                 Verb::Delete => ("delete", ""),
+                Verb::Settings => return Some(format!("needed: {key} on projects/_/buckets/{bucket}")),
             };
             let resource = match asked.verb {
                 Verb::List => format!("projects/_/buckets/{bucket}"),

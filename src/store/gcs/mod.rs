@@ -34,6 +34,7 @@ use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit, buffers};
 
 mod credentials;
 mod fault;
+mod inspect;
 
 /// Objects per page of a listing: what GCS admits.
 const PAGE: i32 = 1000;
@@ -52,6 +53,9 @@ pub struct GcsStore {
     names: StorageControl,
     classes: BTreeMap<String, String>,
     kms_key: Option<String>,
+    // The way of logging in, in words, and where.
+    shown: String,
+    endpoint: Option<String>,
     // How long a body may stand still.
     stall: Duration,
     // Removals under way at once: GCS takes them one by one.
@@ -104,6 +108,8 @@ impl GcsStore {
             names: names.build().await.map_err(|e| refuse(e.to_string()))?,
             classes: provider.storage_classes.clone(),
             kms_key: provider.kms_key.clone(),
+            shown: login.shown,
+            endpoint: endpoint.map(str::to_owned),
             stall: settings.timeout,
             removals: settings.connections.max(1),
             bucket_seen: AtomicBool::new(false),

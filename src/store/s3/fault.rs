@@ -218,6 +218,7 @@ fn fix(answer: Answer<'_>, asked: Asked<'_>, kind: StoreErrorKind) -> Option<Str
                 Verb::Get | Verb::Stat => ("s3:GetObject", format!("arn:aws:s3:::{bucket}/{key}")),
                 Verb::List => ("s3:ListBucket", format!("arn:aws:s3:::{bucket}")),
                 Verb::Delete => ("s3:DeleteObject", format!("arn:aws:s3:::{bucket}/{key}")),
+                Verb::Settings => (key, format!("arn:aws:s3:::{bucket}")),
             };
             let more = match asked.verb {
                 Verb::Get | Verb::Stat => {

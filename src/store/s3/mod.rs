@@ -30,12 +30,14 @@ use crate::store::fault::{Asked, Fault, Verb, chain};
 use crate::store::name::ObjectName;
 use crate::store::pages::{self, Pages};
 use crate::store::s3::fault::{Answer, classify, failed};
+use crate::store::s3::inspect::Login;
 use crate::store::settings::StoreSettings;
 use crate::store::url::Bucket;
 use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit, buffers};
 
 mod credentials;
 mod fault;
+mod inspect;
 
 /// How long it may take to reach a server.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -51,6 +53,7 @@ pub struct S3Store {
     client: Client,
     classes: BTreeMap<String, String>,
     kms_key: Option<String>,
+    login: Login,
     // Whether the bucket was ever seen to exist: a HEAD cannot tell an absent object from an absent bucket.
     bucket_seen: AtomicBool,
 }
@@ -93,7 +96,14 @@ impl S3Store {
         if provider.credentials == Credentials::Anonymous {
             config = config.allow_no_auth();
         }
+        let login = Login {
+            shown: provider.credentials.shown(),
+            provider: found.credentials_provider().filter(|_| provider.credentials != Credentials::Anonymous),
+            endpoint: endpoint.cloned().or_else(|| found.endpoint_url().map(str::to_owned)),
+            region: found.region().map(ToString::to_string).unwrap_or_default(),
+        };
         Ok(S3Store {
+            login,
             label: label.to_owned(),
             env: env.clone(),
             bucket: bucket.clone(),

@@ -50,9 +50,24 @@ pub struct Refusal(pub u16, pub &'static str);
 /// Blobs under their names, in order.
 pub type Named<'a> = Vec<(&'a str, &'a Blob)>;
 
+/// What a container and its account say of themselves. Nothing here acts on it.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// `container` or `blob`: anybody may read.
+    pub public: Option<&'static str>,
+    pub immutable: bool,
+    pub legal_hold: bool,
+    pub scope: Option<&'static str>,
+    /// Every blob has a version.
+    pub versions: bool,
+    /// Days in which what was deleted can be had back.
+    pub soft_delete: Option<u32>,
+}
+
 /// A container.
 #[derive(Default)]
 pub struct Container {
+    pub settings: Settings,
     drawn: u64,
     blobs: BTreeMap<String, Blob>,
 }

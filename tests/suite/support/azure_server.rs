@@ -21,7 +21,7 @@ use hyper::http::response::Builder;
 use hyper::{Method, Request, Response};
 
 use crate::support::authority::Authority;
-use crate::support::azure_container::{Blob, Container, Refusal};
+use crate::support::azure_container::{Blob, Container, Refusal, Settings};
 use crate::support::azure_login::{Asking, Known, pairs};
 use crate::support::door::{Act, Body, Door, Fault, lock, whole};
 use crate::support::rights::AzureRights;
@@ -175,6 +175,8 @@ fn operation(request: &Request<Incoming>) -> &'static str {
         (true, &Method::HEAD, "") => "HeadBlob",
         (true, &Method::DELETE, "") => "DeleteBlob",
         (false, &Method::GET, "list") => "ListBlobs",
+        (false, &Method::GET, "") if query.get("restype").is_some_and(|t| t == "container") => "GetContainerProperties",
+        (false, &Method::GET, "properties") if query.get("restype").is_some_and(|t| t == "service") => "GetServiceProperties",
         _ => "other",
     }
 }
@@ -208,6 +210,8 @@ async fn answer(world: Arc<World>, request: Request<Incoming>) -> Result<Respons
         "PutBlob" => "cw",
         "DeleteBlob" => "d",
         "ListBlobs" => "l",
+        // No signature for a container tells of its settings, nor of its account's.
+        "GetContainerProperties" | "GetServiceProperties" => "",
         _ => "r",
     };
     let asking = Asking { method: &head.method, uri: &head.uri, headers: &head.headers, needs, secure: world.secure };
@@ -226,6 +230,12 @@ fn carry_out(world: &World, operation: &str, asking: &Asking<'_>, body: Bytes) -
     let version = text(asking.headers, "x-ms-version");
     if version.len() != 10 || !("2015-02-21"..="2026-06-06").contains(&version) {
         return Err(Refusal(400, "InvalidHeaderValue"));
+    }
+    if operation == "GetServiceProperties" {
+        return match asking.uri.path().trim_matches('/') == ACCOUNT {
+            true => Ok(service_properties(&lock(&world.container).settings)),
+            false => Err(Refusal(400, "InvalidUri")),
+        };
     }
     let (container, name) = place(asking.uri.path()).ok_or(Refusal(400, "InvalidUri"))?;
     if container != CONTAINER {
@@ -257,9 +267,39 @@ fn carry_out(world: &World, operation: &str, asking: &Asking<'_>, body: Bytes) -
         "PutBlob" => put(&mut container, &name, asking.headers, body),
         "GetBlob" | "HeadBlob" => get(&container, &name, asking.headers, operation == "HeadBlob"),
         "DeleteBlob" => container.delete(&name).map(|()| plain(202).body(whole("")).unwrap()),
+        "GetContainerProperties" => Ok(container_properties(&container.settings)),
         "ListBlobs" => list(&container, &pairs(asking.uri.query().unwrap_or_default())),
         _ => Err(Refusal(405, "UnsupportedHttpVerb")),
     }
+}
+
+fn container_properties(settings: &Settings) -> Response<Body> {
+    let mut answer = plain(200)
+        .header("etag", "\"0x8D0000000000000\"")
+        .header("last-modified", date(now()))
+        .header("x-ms-lease-status", "unlocked")
+        .header("x-ms-lease-state", "available")
+        .header("x-ms-has-immutability-policy", settings.immutable.to_string())
+        .header("x-ms-has-legal-hold", settings.legal_hold.to_string())
+        .header("x-ms-immutable-storage-with-versioning-enabled", "false")
+        .header("x-ms-default-encryption-scope", settings.scope.unwrap_or("$account-encryption-key"))
+        .header("x-ms-deny-encryption-scope-override", "false");
+    if let Some(access) = settings.public {
+        answer = answer.header("x-ms-blob-public-access", access);
+    }
+    answer.body(whole("")).unwrap()
+}
+
+fn service_properties(settings: &Settings) -> Response<Body> {
+    let days = settings.soft_delete.map(|days| format!("<Days>{days}</Days>")).unwrap_or_default();
+    let xml = format!(
+        "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><StorageServiceProperties><Logging><Version>1.0</Version>\
+         <Read>false</Read><Write>false</Write><Delete>false</Delete><RetentionPolicy><Enabled>false</Enabled></RetentionPolicy>\
+         </Logging><Cors /><DefaultServiceVersion>2021-12-02</DefaultServiceVersion><DeleteRetentionPolicy><Enabled>{}</Enabled>\
+         {days}</DeleteRetentionPolicy></StorageServiceProperties>",
+        settings.soft_delete.is_some()
+    );
+    plain(200).header("content-type", "application/xml").body(whole(xml)).unwrap()
 }
 
 /// The sum as Azure writes it.
@@ -327,7 +367,11 @@ fn get(container: &Container, name: &str, headers: &HeaderMap, head: bool) -> Re
         .header("last-modified", date(blob.modified))
         .header("content-type", "application/octet-stream")
         .header("accept-ranges", "bytes")
-        .header("x-ms-blob-type", "BlockBlob");
+        .header("x-ms-blob-type", "BlockBlob")
+        .header("x-ms-access-tier", blob.tier.as_deref().unwrap_or("Hot"));
+    if container.settings.versions {
+        answer = answer.header("x-ms-version-id", "2026-01-01T00:00:00.0000000Z");
+    }
     for (name, value) in &blob.metadata {
         answer = answer.header(format!("x-ms-meta-{name}"), value);
     }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
 
+use crate::support::gcs_settings::Settings;
+
 /// Longest name of an object, in bytes.
 const NAME_MAX: usize = 1024;
 
@@ -83,6 +85,8 @@ impl Refusal {
 #[derive(Default)]
 pub struct Bucket {
     pub objects: BTreeMap<String, Object>,
+    /// What it says of itself. Nothing here acts on it.
+    pub settings: Settings,
 }
 
 /// One page of a listing.

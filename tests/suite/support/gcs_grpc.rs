@@ -13,6 +13,7 @@ use prost::Message;
 use crate::support::door::{Body, whole};
 use crate::support::gcs_bucket::{Object as Stored, PAGE_MAX, Refusal};
 use crate::support::gcs_server::World;
+use crate::support::gcs_settings::Settings;
 
 /// Longest request message, in bytes.
 const REQUEST_MAX: usize = 1 << 20;
@@ -25,6 +26,12 @@ struct GetObject {
     object: String,
     #[prost(int64, tag = "3")]
     generation: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GetBucket {
+    #[prost(string, tag = "1")]
+    name: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -192,6 +199,13 @@ fn call(world: &World, method: &str, headers: &HeaderMap, body: &Bytes) -> Resul
             let found = found.filter(|o| asked.generation == 0 || asked.generation == o.generation);
             let found = found.ok_or_else(|| Refusal::no_object(name, &asked.object))?;
             Ok(object(name, &asked.object, found).encode_to_vec())
+        }
+        "GetBucket" => {
+            let asked: GetBucket = message(body)?;
+            let name = bucket(&asked.name, headers)?;
+            let found = buckets.get(name).ok_or_else(Refusal::no_bucket)?;
+            let settings = found.settings.clone();
+            Ok(Settings { name: asked.name.clone(), bucket_id: name.to_owned(), ..settings }.encode_to_vec())
         }
         "DeleteObject" => {
             let asked: DeleteObject = message(body)?;

@@ -196,6 +196,7 @@ fn operation(request: &Request<Incoming>) -> &'static str {
         (&Method::POST, "/google.storage.v2.Storage/GetObject") => "stat",
         (&Method::POST, "/google.storage.v2.Storage/ListObjects") => "list",
         (&Method::POST, "/google.storage.v2.Storage/DeleteObject") => "delete",
+        (&Method::POST, "/google.storage.v2.Storage/GetBucket") => "settings",
         (&Method::POST, path) if path.starts_with("/upload/") && query.contains("uploadType=multipart") => "put",
         (&Method::POST, path) if path.starts_with("/upload/") && query.contains("uploadType=resumable") => "start",
         (&Method::PUT, path) if path.starts_with("/upload/") => "send",

@@ -6,6 +6,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use crate::support::s3_settings::Settings;
+
 /// One version of an object, or a delete marker.
 #[derive(Clone, Debug)]
 pub struct Version {
@@ -50,6 +52,8 @@ pub enum Refusal {
 #[derive(Default)]
 pub struct Bucket {
     pub versioned: bool,
+    /// What it says of itself. Nothing here acts on it.
+    pub settings: Settings,
     drawn: u64,
     keys: BTreeMap<String, Vec<Version>>,
 }

@@ -132,6 +132,14 @@ fn operation(request: &Request<Incoming>) -> &'static str {
         (false, &Method::GET) if asks("list-type") => "ListObjectsV2",
         (false, &Method::GET) if asks("versions") => "ListObjectVersions",
         (false, &Method::HEAD) => "HeadBucket",
+        (false, &Method::GET) if asks("versioning") => "GetBucketVersioning",
+        (false, &Method::GET) if asks("object-lock") => "GetObjectLockConfiguration",
+        (false, &Method::GET) if asks("lifecycle") => "GetBucketLifecycleConfiguration",
+        (false, &Method::GET) if asks("publicAccessBlock") => "GetPublicAccessBlock",
+        (false, &Method::GET) if asks("policy") => "GetBucketPolicy",
+        (false, &Method::GET) if asks("policyStatus") => "GetBucketPolicyStatus",
+        (false, &Method::GET) if asks("encryption") => "GetBucketEncryption",
+        (false, &Method::GET) if asks("ownershipControls") => "GetBucketOwnershipControls",
         _ => "other",
     }
 }

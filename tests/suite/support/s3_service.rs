@@ -399,6 +399,100 @@ impl S3 for Service {
             Ok(S3Response::new(dto::PutBucketVersioningOutput::default()))
         })
     }
+
+    async fn get_bucket_versioning(
+        &self,
+        req: S3Request<dto::GetBucketVersioningInput>,
+    ) -> S3Result<S3Response<dto::GetBucketVersioningOutput>> {
+        self.within(&req.input.bucket, |bucket| {
+            let status = match (bucket.versioned, bucket.settings.suspended) {
+                (true, _) => Some(dto::BucketVersioningStatus::from_static(dto::BucketVersioningStatus::ENABLED)),
+                (false, true) => Some(dto::BucketVersioningStatus::from_static(dto::BucketVersioningStatus::SUSPENDED)),
+                (false, false) => None,
+            };
+            Ok(S3Response::new(dto::GetBucketVersioningOutput { status, ..Default::default() }))
+        })
+    }
+
+    async fn get_object_lock_configuration(
+        &self,
+        req: S3Request<dto::GetObjectLockConfigurationInput>,
+    ) -> S3Result<S3Response<dto::GetObjectLockConfigurationOutput>> {
+        self.within(&req.input.bucket, |bucket| {
+            let told = bucket.settings.lock.clone().ok_or_else(|| s3_error!(ObjectLockConfigurationNotFoundError))?;
+            Ok(S3Response::new(dto::GetObjectLockConfigurationOutput { object_lock_configuration: Some(told) }))
+        })
+    }
+
+    async fn get_bucket_lifecycle_configuration(
+        &self,
+        req: S3Request<dto::GetBucketLifecycleConfigurationInput>,
+    ) -> S3Result<S3Response<dto::GetBucketLifecycleConfigurationOutput>> {
+        self.within(&req.input.bucket, |bucket| {
+            let rules = Some(bucket.settings.rules.clone()).filter(|rules| !rules.is_empty());
+            let rules = Some(rules.ok_or_else(|| s3_error!(NoSuchLifecycleConfiguration))?);
+            Ok(S3Response::new(dto::GetBucketLifecycleConfigurationOutput { rules, ..Default::default() }))
+        })
+    }
+
+    async fn get_public_access_block(
+        &self,
+        req: S3Request<dto::GetPublicAccessBlockInput>,
+    ) -> S3Result<S3Response<dto::GetPublicAccessBlockOutput>> {
+        self.within(&req.input.bucket, |bucket| {
+            let absent = || s3s::S3Error::new(s3s::S3ErrorCode::Custom("NoSuchPublicAccessBlockConfiguration".into()));
+            let absent = || {
+                let mut e = absent();
+                e.set_status_code(hyper::StatusCode::NOT_FOUND);
+                e
+            };
+            let told = bucket.settings.block.clone().ok_or_else(absent)?;
+            Ok(S3Response::new(dto::GetPublicAccessBlockOutput { public_access_block_configuration: Some(told) }))
+        })
+    }
+
+    async fn get_bucket_policy(
+        &self,
+        req: S3Request<dto::GetBucketPolicyInput>,
+    ) -> S3Result<S3Response<dto::GetBucketPolicyOutput>> {
+        self.within(&req.input.bucket, |bucket| {
+            let policy = bucket.settings.policy.clone().ok_or_else(|| s3_error!(NoSuchBucketPolicy))?;
+            Ok(S3Response::new(dto::GetBucketPolicyOutput { policy: Some(policy.to_string()) }))
+        })
+    }
+
+    async fn get_bucket_policy_status(
+        &self,
+        req: S3Request<dto::GetBucketPolicyStatusInput>,
+    ) -> S3Result<S3Response<dto::GetBucketPolicyStatusOutput>> {
+        self.within(&req.input.bucket, |bucket| {
+            let policy = bucket.settings.policy.as_ref().ok_or_else(|| s3_error!(NoSuchBucketPolicy))?;
+            let open = |statement: &serde_json::Value| statement["Effect"] == "Allow" && statement["Principal"] == "*";
+            let is_public = Some(policy["Statement"].as_array().is_some_and(|all| all.iter().any(open)));
+            Ok(S3Response::new(dto::GetBucketPolicyStatusOutput { policy_status: Some(dto::PolicyStatus { is_public }) }))
+        })
+    }
+
+    async fn get_bucket_encryption(
+        &self,
+        req: S3Request<dto::GetBucketEncryptionInput>,
+    ) -> S3Result<S3Response<dto::GetBucketEncryptionOutput>> {
+        self.within(&req.input.bucket, |bucket| {
+            let told = bucket.settings.encryption.clone();
+            let told = told.ok_or_else(|| s3_error!(ServerSideEncryptionConfigurationNotFoundError))?;
+            Ok(S3Response::new(dto::GetBucketEncryptionOutput { server_side_encryption_configuration: Some(told) }))
+        })
+    }
+
+    async fn get_bucket_ownership_controls(
+        &self,
+        req: S3Request<dto::GetBucketOwnershipControlsInput>,
+    ) -> S3Result<S3Response<dto::GetBucketOwnershipControlsOutput>> {
+        self.within(&req.input.bucket, |bucket| {
+            let told = bucket.settings.ownership.clone().ok_or_else(|| s3_error!(OwnershipControlsNotFoundError))?;
+            Ok(S3Response::new(dto::GetBucketOwnershipControlsOutput { ownership_controls: Some(told) }))
+        })
+    }
 }
 
 fn moment(at: dto::Timestamp) -> SystemTime {
