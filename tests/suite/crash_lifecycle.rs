@@ -66,12 +66,7 @@ fn cut_off(stage: &Stage, at: u64, how: How) -> (Vec<Member>, Arc<Mutex<Option<O
 
 /// Cuts `work` off at every operation, in every way. `work` says whether it did all that it was to do; `after` proves that
 /// nothing is lost, and that the same once more ends well.
-async fn every(
-    what: &str,
-    start: &Stage,
-    work: impl AsyncFn(&Repository) -> bool,
-    after: impl AsyncFn(Stage, &str),
-) {
+pub async fn every(what: &str, start: &Stage, work: impl AsyncFn(&Repository) -> bool, after: impl AsyncFn(Stage, &str)) {
     let (mut points, mut writes) = (0, 0);
     for at in 0.. {
         let mut cut = None;
@@ -101,7 +96,7 @@ async fn every(
 }
 
 /// The repository opens for writing at every replica.
-async fn opens(stage: &Stage, story: &str) -> Repository {
+pub async fn opens(stage: &Stage, story: &str) -> Repository {
     let repository = stage.open().await;
     assert_eq!(repository.writable(), repository.set.all(), "{story}");
     repository
@@ -137,19 +132,24 @@ async fn forgets(repository: &Repository) -> Result<bool, RepositoryError> {
 async fn forgetting() {
     let History { stage, source, all } = History::of(730, &["a", "b"], 4).await;
     let (gone, kept) = all.split_at(2);
-    every("forget", &stage, async |repository| forgets(repository).await.unwrap_or(false), async |stage, story| {
-        drop(opens(&stage, story).await);
-        restores(&stage, &all, kept, story).await;
-        let repository = opens(&stage, story).await;
-        assert!(forgets(&repository).await.unwrap_or_else(|e| panic!("{story}: once more: {e}")), "{story}");
-        for at in 0..2 {
-            let state = &repository.log(at).await.expect("readable").state;
-            assert!(gone.iter().all(|(id, _)| state.forgotten.contains(id)), "{story}: replica {at}");
-        }
-        drop(repository);
-        let history = History { stage, source: tempfile::tempdir().expect("a folder"), all: kept.to_vec() };
-        history.sound().await;
-    })
+    every(
+        "forget",
+        &stage,
+        async |repository| forgets(repository).await.unwrap_or(false),
+        async |stage, story| {
+            drop(opens(&stage, story).await);
+            restores(&stage, &all, kept, story).await;
+            let repository = opens(&stage, story).await;
+            assert!(forgets(&repository).await.unwrap_or_else(|e| panic!("{story}: once more: {e}")), "{story}");
+            for at in 0..2 {
+                let state = &repository.log(at).await.expect("readable").state;
+                assert!(gone.iter().all(|(id, _)| state.forgotten.contains(id)), "{story}: replica {at}");
+            }
+            drop(repository);
+            let history = History { stage, source: tempfile::tempdir().expect("a folder"), all: kept.to_vec() };
+            history.sound().await;
+        },
+    )
     .await;
     drop(source);
 }
@@ -174,8 +174,7 @@ async fn undeleting() {
             repository.live().await.iter().map(|live| live.id).filter(|id| kept.iter().all(|(known, _)| known != id)).collect();
         assert!(new.len() <= 1 && new != [old], "{story}: {} came back", new.len());
         drop(repository);
-        let all: Vec<(Hash, Files)> =
-            kept.iter().cloned().chain(new.iter().map(|id| (*id, files.clone()))).collect();
+        let all: Vec<(Hash, Files)> = kept.iter().cloned().chain(new.iter().map(|id| (*id, files.clone()))).collect();
         restores(&stage, &all, kept, story).await;
         let repository = opens(&stage, story).await;
         let report = back(&repository).await.unwrap_or_else(|e| panic!("{story}: once more: {e}"));

@@ -146,7 +146,8 @@ async fn one_percent_in_each_way() {
             assert_eq!(new, Vec::<&ObjectName>::new(), "replica {at} lacked nothing");
         } else {
             assert_eq!(new.iter().filter(|name| is_pack(name)).count() as u64, c.packs_made, "{new:?}");
-            let ours = |name: &&ObjectName| ["index/", "log/", "checkpoints/", "lists/"].iter().any(|p| name.as_str().starts_with(p));
+            let ours =
+                |name: &&ObjectName| ["index/", "log/", "checkpoints/", "lists/"].iter().any(|p| name.as_str().starts_with(p));
             assert!(new.iter().all(|name| is_pack(name) || ours(name)), "{new:?}");
         }
     }

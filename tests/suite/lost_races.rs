@@ -86,7 +86,10 @@ async fn a_compaction_against_what_gets_its_slot() {
         let (footing, _) = other.stand(0).await.expect("it stands");
         let meanwhile = async {
             stage.env.sleep(HOUR / 2).await;
-            assert!(stage.names_at(0, "index/").await.len() > segments, "the new segments are written, their record is on its way");
+            assert!(
+                stage.names_at(0, "index/").await.len() > segments,
+                "the new segments are written, their record is on its way"
+            );
             match faster {
                 Faster::Condemn => {
                     let names = [(ObjectClass::Data, BTreeSet::from([pack]))].into();

@@ -20,6 +20,7 @@ mod fuzz_parsers;
 mod gcs_stand_in;
 mod golden_repository;
 mod heal;
+mod heal_objects;
 mod hostile_repository;
 mod hostile_source;
 mod lifecycle;

@@ -19,11 +19,11 @@ use holdfast::progress::{Progress, Stop};
 use holdfast::replica::{Member, ReplicaSettings};
 use holdfast::repository::Repository;
 use holdfast::repository::layout::{self, Class};
-use holdfast::repository::reader::pack_class;
 use holdfast::repository::snapshots::SnapshotView;
 use holdfast::store::Store;
 use holdfast::store::error::StoreErrorKind;
 use holdfast::store::meter::Operation;
+use holdfast::verify::presence::pack_name;
 
 use crate::support::faulty_store::{Call, Fault};
 use crate::support::pruning::{Files, History, backup, change, count, prune, pruned, recorded, settings};
@@ -120,7 +120,7 @@ async fn packs(stage: &Stage, at: usize) -> BTreeMap<String, PackEntry> {
             let hash = pack.name().expect("a name");
             let void = condemned.get(&pack.kind().into()).is_some_and(|names| names.contains(&hash));
             if !void {
-                packs.insert(layout::hashed(pack_class(pack.kind()), &hash).to_string(), pack);
+                packs.insert(pack_name(pack.kind(), &hash).to_string(), pack);
             }
         }
     }
@@ -150,7 +150,10 @@ async fn five_backups_and_a_prune_later() {
     assert_eq!(report.forgotten.len(), 5, "{report:?}");
     let report = pruned_at(stage, away(stage)).await;
     for one in &report.replicas[..2] {
-        assert!(one.behind.is_none() && one.repacked.objects > 0 && one.dropped.objects > 0 && one.deleted.objects > 0, "{one:?}");
+        assert!(
+            one.behind.is_none() && one.repacked.objects > 0 && one.dropped.objects > 0 && one.deleted.objects > 0,
+            "{one:?}"
+        );
     }
     assert!(report.replicas[2].behind.is_some(), "{report:?}");
     holds(stage, 2, &history.all[..3]).await;
@@ -202,7 +205,8 @@ async fn five_backups_and_a_prune_later() {
 
     // The bill: those packs, one segment, three snapshots, the records, and the probe; nothing is read twice.
     let bill = notes[2].take();
-    let puts = |class: &str| bill.iter().filter(|r| r.operation == Operation::Put && r.name.starts_with(class)).collect::<Vec<_>>();
+    let puts =
+        |class: &str| bill.iter().filter(|r| r.operation == Operation::Put && r.name.starts_with(class)).collect::<Vec<_>>();
     let packs_put: BTreeMap<&str, u64> =
         puts("data/").into_iter().chain(puts("meta/")).map(|r| (r.name.as_str(), r.bytes)).collect();
     assert_eq!(packs_put, new.iter().map(|(name, pack)| (name.as_str(), pack.size)).collect());
@@ -281,12 +285,7 @@ async fn who_lags_keeps_the_last_good_copies() {
         holds(stage, 2, &old).await;
     }
     // The others are gone for good: what c has is what there is.
-    let alone = Stage {
-        env: stage.env.clone(),
-        stores: vec![stage.copy(2).await],
-        names: vec!["c"],
-        chunker: stage.chunker,
-    };
+    let alone = Stage { env: stage.env.clone(), stores: vec![stage.copy(2).await], names: vec!["c"], chunker: stage.chunker };
     forget(&alone, alone.members(), 1).await;
     pruned_at(&alone, alone.members()).await;
     holds(&alone, 0, &old[2..]).await;

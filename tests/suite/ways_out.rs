@@ -110,14 +110,20 @@ fn a_slot_lost_at_the_only_store() {
         let lost = if last { &all[all.len() - 1] } else { &all[all.len() / 2] };
         std::fs::remove_file(lost).expect("removed");
         let before = objects(&desk, "one");
-        for words in [&["backup"][..], &["verify"], &["prune"], &["forget", "--keep-last", "1"], &["restore", "latest", "--target", "x"]] {
+        for words in
+            [&["backup"][..], &["verify"], &["prune"], &["forget", "--keep-last", "1"], &["restore", "latest", "--target", "x"]]
+        {
             let (out, err) = desk.expect(15, words);
             assert!(format!("{out}{err}").contains("holdfast repair log one"), "last: {last}, {words:?}\n{out}{err}");
         }
         assert!(objects(&desk, "one") == before, "last: {last}: something was written there");
         let (out, _) = desk.expect(0, &["--json", "repair", "log", "one"]);
         let summary = lines(&out).pop().expect("a summary");
-        assert_eq!((&summary["snapshots"], &summary["not_whole"]), (&3.into(), &serde_json::json!([])), "last: {last}: {summary}");
+        assert_eq!(
+            (&summary["snapshots"], &summary["not_whole"]),
+            (&3.into(), &serde_json::json!([])),
+            "last: {last}: {summary}"
+        );
         // What the lost slot committed comes back before anything is backed up anew.
         desk.expect(0, &["restore", "latest", "--target", "to"]);
         let back = desk.at("to").join(desk.at("src").strip_prefix("/").expect("absolute"));
@@ -211,7 +217,10 @@ fn two_stores_exchanged() {
     assert!((objects(&desk, "one"), objects(&desk, "two")) == before);
     let (out, _) = desk.expect(0, &["--json", "heal"]);
     let summary = lines(&out).pop().expect("a summary");
-    assert_eq!((&summary["replicas"][0]["snapshots_healed"], &summary["replicas"][1]["snapshots_healed"]), (&1.into(), &0.into()));
+    assert_eq!(
+        (&summary["replicas"][0]["snapshots_healed"], &summary["replicas"][1]["snapshots_healed"]),
+        (&1.into(), &0.into())
+    );
     assert!(objects(&desk, "one") == before.0, "the folder that lacked nothing got nothing");
     well(&desk, &["one", "two"]);
     configure(&desk, &[("one", "one"), ("two", "two")]);
@@ -238,7 +247,11 @@ fn a_copy_beside_its_original() {
     std::fs::create_dir(desk.at("stores/three")).expect("made");
     let (out, _) = desk.expect(0, &["--json", "heal"]);
     let summary = lines(&out).pop().expect("a summary");
-    assert_eq!((&summary["replicas"][2]["new"], &summary["replicas"][2]["snapshots_healed"]), (&true.into(), &3.into()), "{summary}");
+    assert_eq!(
+        (&summary["replicas"][2]["new"], &summary["replicas"][2]["snapshots_healed"]),
+        (&true.into(), &3.into()),
+        "{summary}"
+    );
     well(&desk, &["one", "two", "three"]);
 }
 
@@ -304,7 +317,9 @@ fn a_store_of_another_repository() {
     desk.expect(0, &["backup", "--init"]);
     configure(&desk, &[("one", "one"), ("two", "theirs")]);
     let before = ["one", "two", "theirs"].map(|store| objects(&desk, store));
-    for words in [&["backup"][..], &["backup", "--init"], &["init"], &["verify"], &["heal"], &["prune"], &["repair", "log", "two"]] {
+    for words in
+        [&["backup"][..], &["backup", "--init"], &["init"], &["verify"], &["heal"], &["prune"], &["repair", "log", "two"]]
+    {
         let (_, err) = desk.expect(2, words);
         assert!(err.contains("stores one and two hold different repositories"), "{words:?}\n{err}");
     }
