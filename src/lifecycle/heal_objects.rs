@@ -158,6 +158,10 @@ async fn snapshots(
             continue;
         };
         let name = place(repository, target, &object).await?;
+        // Each record that was written since may have brought news of other logs.
+        if repository.forgotten_ids().await.contains(&live.id) {
+            continue;
+        }
         if name != root.object {
             // Nothing new is relied on: the snapshot must only be live there still.
             let parents = vec![live.id];
