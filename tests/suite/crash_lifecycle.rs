@@ -160,13 +160,11 @@ async fn undeleting() {
     let (old, files) = history.forget(|i| i == 0).await.remove(0);
     let back = async |repository: &Repository| {
         let (views, _) = repository.forgotten().await;
-        let view = views.iter().find(|view| view.id == old).expect("it can come back");
-        undelete(repository, view, &Stop::default()).await
+        let view = views.iter().find(|view| view.id == old)?;
+        undelete(repository, view, &Stop::default()).await.ok()
     };
-    let whole = async |repository: &Repository| match back(repository).await {
-        Ok(report) => report.replicas.iter().all(|r| r.committed),
-        Err(_) => false,
-    };
+    let whole =
+        async |repository: &Repository| back(repository).await.is_some_and(|report| report.replicas.iter().all(|r| r.committed));
     let kept = &history.all;
     every("undelete", &history.stage, whole, async |stage, story| {
         let repository = opens(&stage, story).await;
@@ -177,7 +175,7 @@ async fn undeleting() {
         let all: Vec<(Hash, Files)> = kept.iter().cloned().chain(new.iter().map(|id| (*id, files.clone()))).collect();
         restores(&stage, &all, kept, story).await;
         let repository = opens(&stage, story).await;
-        let report = back(&repository).await.unwrap_or_else(|e| panic!("{story}: once more: {e}"));
+        let report = back(&repository).await.unwrap_or_else(|| panic!("{story}: it cannot come back"));
         assert_eq!(report.already, !new.is_empty(), "{story}: it comes back once");
         drop(repository);
         // Where it had come back at one replica only, heal brings it to the other.

@@ -6,12 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use holdfast::cli::verify as verify_command;
 use holdfast::format::Hash;
-use holdfast::format::record::Action;
+use holdfast::format::record::{Action, ObjectClass};
 use holdfast::lifecycle::heal::{HealReport, HealSettings, run as run_heal};
+use holdfast::lifecycle::prune::PruneSettings;
+use holdfast::lifecycle::prune_plan::{Limits, MaxUnused};
 use holdfast::progress::{Progress, Stop};
 use holdfast::replica::ReplicaSettings;
 use holdfast::repository::Repository;
 use holdfast::repository::error::Fault as Class;
+use holdfast::repository::layout;
 use holdfast::store::Store;
 use holdfast::store::error::StoreErrorKind;
 use holdfast::store::meter::Operation;
@@ -142,6 +145,41 @@ async fn segments_and_packs_at_once() {
     history.sound().await;
 }
 
+/// A lost segment names packs that were condemned since: those are not named again.
+#[tokio::test(start_paused = true)]
+async fn segments_that_name_what_is_void() {
+    let mut history = History::of(767, &["a", "b"], 4).await;
+    history.forget(|i| i == 1).await;
+    let limits = Limits { max_unused: MaxUnused::Unlimited, max_repack: None };
+    pruned(&history.stage, &PruneSettings { limits, ..settings() }).await;
+    let stage = &history.stage;
+    let alone = stage.open_alone(1).await;
+    let (segments, condemned) = {
+        let state = &alone.log(0).await.expect("readable").state;
+        (state.segments.clone(), state.condemned.get(&ObjectClass::Data).cloned().unwrap_or_default())
+    };
+    let mut lost = Vec::new();
+    for hash in &segments {
+        let named = alone.segment_at(0, hash).await.expect("whole").packs;
+        if named.iter().any(|pack| condemned.contains(&pack.name().expect("a name"))) {
+            lost.push(layout::hashed(layout::Class::Segment, hash));
+        }
+    }
+    assert!(!lost.is_empty() && !condemned.is_empty(), "{segments:?}");
+    spoil(stage, 1, &lost).await;
+    verify(stage, None).await;
+    let report = heal(stage).await;
+    assert_eq!((report.replicas[1].replaced, report.replicas[1].bytes_sent), (lost.len() as u64, 0), "{report:?}");
+    let alone = stage.open_alone(1).await;
+    let now = alone.log(0).await.expect("readable").state.segments.clone();
+    for hash in now.difference(&segments) {
+        let named = alone.segment_at(0, hash).await.expect("whole").packs;
+        assert!(named.iter().all(|pack| !condemned.contains(&pack.name().expect("a name"))));
+    }
+    clean(stage).await;
+    history.sound().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn snapshots_of_one_replica() {
     let history = History::of(762, &["a", "b"], 5).await;
@@ -250,7 +288,8 @@ async fn a_crash_at_every_operation() {
         let held: BTreeSet<Hash> = repository.live().await.iter().map(|live| live.id).collect();
         assert_eq!(held, all.iter().map(|(id, _): &(Hash, Files)| *id).collect(), "{story}");
         let report = healed(&repository).await;
-        assert!(report.replicas.iter().all(|r| r.behind.is_none() && r.bytes_sent == 0), "{story}: {report:?}");
+        // Cut off between the record that names packs again and the one that trusts them, it costs their bytes.
+        assert!(report.replicas.iter().all(|r| r.behind.is_none()) && report.lost.is_empty(), "{story}: {report:?}");
         drop(repository);
         History { stage, source: tempfile::tempdir().expect("a folder"), all: all.clone() }.sound().await;
     })
@@ -273,13 +312,12 @@ fn the_commands() {
         std::fs::write(&path, bytes).expect("written");
     }
     desk.expect(14, &["verify"]);
-    let (out, err) = desk.expect(0, &["--json", "heal"]);
+    let (out, _) = desk.expect(0, &["--json", "heal"]);
     let summary = lines(&out).pop().expect("a summary");
     assert_eq!(
         (&summary["replicas"][0]["objects_replaced"], &summary["replicas"][1]["objects_replaced"]),
         (&0.into(), &2.into())
     );
-    assert!(err.contains("1 index segments, 1 snapshots' objects") || out.contains("1 index segments"), "{out}{err}");
     desk.expect(0, &["verify", "--read-data"]);
     desk.expect(0, &["restore", "latest", "--from", "two", "--target", "to"]);
     desk.expect(0, &["restore", "latest~1", "--from", "two", "--target", "earlier"]);

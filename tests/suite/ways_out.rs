@@ -88,8 +88,10 @@ fn a_slot_lost_at_one_of_two_stores() {
         }
         assert!(objects(&desk, "one") == before, "last: {last}: something was written there");
         desk.expect(0, &["restore", "latest", "--target", "meanwhile"]);
-        let (out, _) = desk.expect(0, &["--json", "repair", "log", "one"]);
+        // What was backed up meanwhile lies at the other alone.
+        let (out, err) = desk.expect(4, &["--json", "repair", "log", "one"]);
         assert_eq!(lines(&out).pop().expect("a summary")["epoch"], 2, "{out}");
+        assert!(err.contains("another store holds it: run `holdfast heal`"), "{err}");
         desk.expect(0, &["heal"]);
         well(&desk, &["one", "two"]);
     }
