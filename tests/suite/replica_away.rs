@@ -299,3 +299,25 @@ async fn who_lags_keeps_the_last_good_copies() {
     history.all.drain(..5);
     history.sound().await;
 }
+
+/// A heal that cannot bring what stays brings no forget of what c has instead, either.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_healed_strips_nothing() {
+    let history = history(722, 2).await;
+    let stage = &history.stage;
+    let old = history.all[..3].to_vec();
+    let had: BTreeSet<String> = stage.names_at(2, "data/").await.iter().map(ToString::to_string).collect();
+    forget(stage, away(stage), 1).await;
+    // What the newest stands on is lost at both others.
+    for at in 0..2 {
+        for name in stage.names_at(at, "data/").await.into_iter().filter(|name| !had.contains(name.as_str())) {
+            stage.tamper(at, &name, &|_| None).await;
+        }
+    }
+    for _ in 0..2 {
+        let report = heal(stage, stage.members()).await;
+        assert!(report.replicas[2].behind.is_some() && report.replicas[2].snapshots == 0, "{report:?}");
+        pruned_at(stage, stage.members()).await;
+        holds(stage, 2, &old).await;
+    }
+}
