@@ -6,12 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use holdfast::cli::verify as verify_command;
 use holdfast::format::Hash;
+use holdfast::format::pack::PackKind;
 use holdfast::format::record::{Action, ObjectClass};
 use holdfast::lifecycle::heal::{HealReport, HealSettings, run as run_heal};
-use holdfast::lifecycle::prune::PruneSettings;
-use holdfast::lifecycle::prune_plan::{Limits, MaxUnused};
 use holdfast::progress::{Progress, Stop};
-use holdfast::replica::ReplicaSettings;
+use holdfast::replica::{Mask, ReplicaSettings};
 use holdfast::repository::Repository;
 use holdfast::repository::error::Fault as Class;
 use holdfast::repository::layout;
@@ -25,6 +24,7 @@ use holdfast::verify::{VerifyReport, VerifySettings};
 use crate::commands::{Desk, files, lines};
 use crate::crash_lifecycle::{every, opens};
 use crate::support::faulty_store::Fault;
+use crate::support::hostile_writer;
 use crate::support::pruning::{Files, History, backup, change, count, pruned, recorded, records, settings};
 use crate::support::stage::{Stage, files_below};
 
@@ -148,34 +148,38 @@ async fn segments_and_packs_at_once() {
 /// A lost segment names packs that were condemned since: those are not named again.
 #[tokio::test(start_paused = true)]
 async fn segments_that_name_what_is_void() {
-    let mut history = History::of(767, &["a", "b"], 4).await;
-    history.forget(|i| i == 1).await;
-    let limits = Limits { max_unused: MaxUnused::Unlimited, max_repack: None };
-    pruned(&history.stage, &PruneSettings { limits, ..settings() }).await;
+    let history = History::of(767, &["a", "b"], 2).await;
     let stage = &history.stage;
-    let alone = stage.open_alone(1).await;
-    let (segments, condemned) = {
-        let state = &alone.log(0).await.expect("readable").state;
-        (state.segments.clone(), state.condemned.get(&ObjectClass::Data).cloned().unwrap_or_default())
-    };
-    let mut lost = Vec::new();
-    for hash in &segments {
-        let named = alone.segment_at(0, hash).await.expect("whole").packs;
-        if named.iter().any(|pack| condemned.contains(&pack.name().expect("a name"))) {
-            lost.push(layout::hashed(layout::Class::Segment, hash));
-        }
+    let repository = stage.open().await;
+    let mut packs = Vec::new();
+    for seed in 0..3 {
+        let plain = Bytes::from(crate::support::source_tree::noise(767_000 + seed, 20_000));
+        let id = hostile_writer::id_of(&repository, &plain);
+        packs.push((hostile_writer::send(&repository, PackKind::Data, &[(id, plain)], Mask(0b11)).await, Mask(0b11)));
     }
-    assert!(!lost.is_empty() && !condemned.is_empty(), "{segments:?}");
+    let void = packs[0].0.name().expect("a name");
+    let (sent, failed) = repository.send_segments(packs).await;
+    assert!(failed.is_empty());
+    for at in 0..2 {
+        repository.publish(at, &sent).await.expect("published");
+    }
+    let (footing, _) = repository.stand(1).await.expect("it stands");
+    repository.condemn(1, &footing, &[(ObjectClass::Data, BTreeSet::from([void]))].into()).await.expect("nobody needs it");
+    drop(repository);
+    let lost = [layout::hashed(layout::Class::Segment, &sent[0].hash)];
     spoil(stage, 1, &lost).await;
     verify(stage, None).await;
     let report = heal(stage).await;
     assert_eq!((report.replicas[1].replaced, report.replicas[1].bytes_sent), (lost.len() as u64, 0), "{report:?}");
     let alone = stage.open_alone(1).await;
     let now = alone.log(0).await.expect("readable").state.segments.clone();
-    for hash in now.difference(&segments) {
-        let named = alone.segment_at(0, hash).await.expect("whole").packs;
-        assert!(named.iter().all(|pack| !condemned.contains(&pack.name().expect("a name"))));
+    let mut named = BTreeSet::new();
+    for hash in &now {
+        named.extend(alone.segment_at(0, hash).await.expect("whole").packs.iter().map(|pack| pack.name().expect("a name")));
     }
+    assert!(!now.contains(&sent[0].hash) && !named.contains(&void), "{now:?}");
+    let left: BTreeSet<Hash> = sent[0].packs.iter().map(|(_, pack)| *pack).filter(|pack| *pack != void).collect();
+    assert!(left.is_subset(&named) && left.len() == 2);
     clean(stage).await;
     history.sound().await;
 }

@@ -271,7 +271,9 @@ async fn who_lags_keeps_the_last_good_copies() {
         let (notes, members) = recorded(stage);
         let report = pruned_at(stage, members).await;
         assert!(report.replicas.iter().all(|r| r.behind.is_none()), "round {round}: {report:?}");
-        assert_eq!((report.replicas[2].condemned, count(&notes[2].take(), Operation::Delete, "")), (0, 0), "round {round}");
+        // What the heal between the rounds brought in vain goes again; what c has does not.
+        let (condemned, deleted) = (report.replicas[2].condemned, count(&notes[2].take(), Operation::Delete, ""));
+        assert!(round == 1 || (condemned, deleted) == (0, 0), "{condemned} and {deleted}");
         holds(stage, 2, &old).await;
         if round == 1 {
             break;
