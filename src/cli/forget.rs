@@ -304,6 +304,10 @@ pub fn outcome(context: &Context, report: &ForgetReport, what: &What) -> Outcome
         }
         let fault = worst(behind.iter().filter_map(|r| r.fault)).unwrap_or(Fault::Failed);
         outcome.join(Outcome::failure(fault, context.signal()));
+    } else if report.replicas.len() - behind.len() < report.quorum && !behind.is_empty() {
+        // Nothing had to go, and that is all that can be said: too few logs could be written to.
+        let fault = worst(behind.iter().filter_map(|r| r.fault)).unwrap_or(Fault::Failed);
+        outcome.join(Outcome::failure(fault, context.signal()));
     } else if !behind.is_empty() {
         outcome.behind();
     }

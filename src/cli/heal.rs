@@ -152,7 +152,7 @@ pub fn summary(report: &HealReport, begun: &[String]) -> serde_json::Value {
         "replicas": report.replicas.iter().map(|r| json!({
             "name": r.name, "new": begun.contains(&r.name), "snapshots_lacked": r.lacked, "snapshots_healed": r.snapshots,
             "bytes_needed": r.needed, "packs_copied": r.packs_copied, "packs_made": r.packs_made, "bytes_sent": r.bytes_sent,
-            "keys": r.keys, "behind": r.behind,
+            "keys": r.keys, "objects_replaced": r.replaced, "behind": r.behind,
         })).collect::<Vec<_>>(),
         "lost": report.lost.iter().map(|(id, replica, why)| json!({
             "snapshot_id": hex::encode(id), "replica": replica, "message": why,

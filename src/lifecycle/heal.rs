@@ -15,7 +15,8 @@ use crate::format::pack::PackKind;
 use crate::format::record::ObjectClass;
 use crate::lifecycle::closure::Closure;
 use crate::lifecycle::forget::carry;
-use crate::lifecycle::heal_commit::{Pending, commit};
+use crate::lifecycle::heal_commit::{Pending, commit, reliance};
+use crate::lifecycle::heal_objects::{self, Replaced};
 use crate::lifecycle::heal_plan::{Move, Needs, PackFacts, plan};
 use crate::lifecycle::transfer::{Moved, Transfer};
 use crate::progress::{Progress, Stop};
@@ -24,7 +25,7 @@ use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::keys::KeysCopied;
 use crate::repository::snapshots::LiveSnapshot;
-use crate::repository::writer::{Reliance, WriteFault};
+use crate::repository::writer::WriteFault;
 
 /// How often what did not arrive is planned again.
 const ROUNDS: usize = 4;
@@ -96,6 +97,8 @@ pub struct ReplicaHealed {
     pub bytes_sent: u64,
     /// Key objects it got.
     pub keys: u64,
+    /// Index segments and snapshots' objects that were damaged or missing there, and that others stand for now.
+    pub replaced: u64,
     /// Why it still lacks something, if it does.
     pub behind: Option<String>,
     /// The class of that reason.
@@ -177,12 +180,14 @@ pub async fn run(
         needed: BTreeMap::new(),
         keys: BTreeMap::new(),
         damaged_keys: BTreeMap::new(),
+        objects: BTreeMap::new(),
     };
     if settings.extent == Extent::SmallGaps && !healing.small_gaps().await? {
         return Ok(healing.report);
     }
     let lacked = healing.lacked().await;
     if settings.extent == Extent::Everything && !settings.dry_run {
+        healing.objects().await?;
         for KeysCopied { target, copied, damaged } in repository.copy_keys(healing.targets).await {
             healing.damaged_keys.extend(damaged.into_iter().next().map(|why| (target, why)));
             match copied {
@@ -224,9 +229,22 @@ struct Healing<'r> {
     keys: BTreeMap<usize, u64>,
     /// A key object that is damaged, by target.
     damaged_keys: BTreeMap<usize, String>,
+    /// Segments and snapshots' objects that were replaced, by target.
+    objects: BTreeMap<usize, Replaced>,
 }
 
 impl Healing<'_> {
+    /// Replaces what logs stand on besides packs, where that is damaged.
+    async fn objects(&mut self) -> Result<(), HealError> {
+        for (i, replaced) in heal_objects::run(self.repository, self.targets, self.stop).await? {
+            match replaced {
+                Ok(replaced) => drop(self.objects.insert(i, replaced)),
+                Err(e) => self.transfer.leave(i, e.fault, told(&e)),
+            }
+        }
+        Ok(())
+    }
+
     /// How many live snapshots each replica lacks, by index.
     async fn lacked(&self) -> BTreeMap<usize, u64> {
         let mut lacked = BTreeMap::new();
@@ -287,14 +305,11 @@ impl Healing<'_> {
 
     /// The snapshots that some target needs something of; those committed first come last.
     async fn wanted(&self) -> Vec<(LiveSnapshot, Mask)> {
-        let mut wanted = Vec::new();
-        for live in self.repository.live().await {
-            let at = self.transfer.alive(self.targets).and(self.damaged.or(self.repository.set.all().without(live.mask)));
-            if !at.is_empty() {
-                wanted.push((live, at));
-            }
-        }
-        wanted
+        let lacks = |live: LiveSnapshot| {
+            let at = self.damaged.or(self.repository.set.all().without(live.mask));
+            (live, self.transfer.alive(self.targets).and(at))
+        };
+        self.repository.live().await.into_iter().map(lacks).filter(|(_, at)| !at.is_empty()).collect()
     }
 
     async fn round(&mut self, first: bool) -> Result<(), HealError> {
@@ -363,8 +378,8 @@ impl Healing<'_> {
             }
             let at = self.transfer.alive(one.at.without(*held)).without(self.transfer.moved().short);
             let commits = at.indices().map(|i| {
-                let (repository, one, reliance) = (self.repository, &one, self.reliance(i, &walk.hits[i]));
-                async move { (i, commit(repository, i, one, &reliance.await).await) }
+                let (repository, one, own, hits) = (self.repository, &one, self.transfer.moved().own[i].clone(), &walk.hits[i]);
+                async move { (i, commit(repository, i, one, &reliance(repository, own, hits).await).await) }
             });
             for (i, committed) in join_all(commits).await {
                 match committed {
@@ -407,16 +422,6 @@ impl Healing<'_> {
         }))
     }
 
-    /// Everything that a commit at a target stands on.
-    async fn reliance(&self, target: usize, hits: &BTreeSet<u32>) -> Reliance {
-        let mut packs: Vec<(PackKind, Hash)> = self.transfer.moved().own[target].iter().copied().collect();
-        if let Ok(index) = self.repository.index().await {
-            let chunks = index.read().expect("no panic while the index is locked");
-            packs.extend(hits.iter().map(|n| chunks.pack(*n)).map(|p| (p.kind, p.hash)));
-        }
-        Reliance { hits: packs, ..Reliance::default() }
-    }
-
     /// What others have forgotten is recorded at the targets that hold all that is live.
     async fn forgets(&mut self) {
         for (i, carried) in carry(self.repository, self.transfer.alive(self.targets)).await {
@@ -441,6 +446,8 @@ impl Healing<'_> {
                 let moved = self.transfer.moved();
                 (moved.got[i], moved.out.get(&i).cloned())
             };
+            let objects = self.objects.remove(&i).unwrap_or_default();
+            self.report.notes.extend(objects.told(&replica.name));
             let mut healed = ReplicaHealed {
                 name: replica.name.clone(),
                 lacked: lacked.get(&i).copied().unwrap_or(0),
@@ -450,6 +457,7 @@ impl Healing<'_> {
                 packs_made: got.packs_made,
                 bytes_sent: got.bytes,
                 keys: self.keys.get(&i).copied().unwrap_or(0),
+                replaced: objects.segments + objects.snapshots,
                 ..ReplicaHealed::default()
             };
             let left = left.get(&i).copied().unwrap_or(0);
@@ -466,7 +474,7 @@ impl Healing<'_> {
             } else if self.targets.has(i) && self.transfer.moved().short.has(i) {
                 healed.behind = Some("something that was found damaged has no other place yet".into());
                 healed.fault = Some(Fault::Integrity);
-            } else if let Some(why) = self.damaged_keys.remove(&i) {
+            } else if let Some(why) = self.damaged_keys.remove(&i).or(objects.left) {
                 (healed.behind, healed.fault) = (Some(why), Some(Fault::Integrity));
             }
             self.report.replicas.push(healed);

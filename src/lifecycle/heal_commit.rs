@@ -1,5 +1,8 @@
 //! A snapshot into the log of a replica that has everything it stands on by now.
 
+use std::collections::BTreeSet;
+
+use crate::format::pack::PackKind;
 use crate::format::record::ObjectClass;
 use crate::format::{Hash, object_hash};
 use crate::replica::Mask;
@@ -10,6 +13,7 @@ use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::layout::{self, Class};
 use crate::repository::snapshots::SnapshotObject;
 use crate::repository::writer::{Reliance, WriteFault};
+use crate::store::error::StoreErrorKind;
 
 /// A snapshot on its way into logs.
 pub struct Pending {
@@ -21,24 +25,47 @@ pub struct Pending {
     pub at: Mask,
 }
 
-/// Brings a snapshot's object to one target and commits it in its log.
-pub async fn commit(repository: &Repository, target: usize, one: &Pending, reliance: &Reliance) -> Result<(), WriteFault> {
-    let (mut name, mut stored) = (one.object.name, one.object.stored.clone());
+/// Brings a snapshot's object to one target: under its own name, unless that is void there or other bytes lie under it; else under
+/// a fresh one. Gives the name.
+pub async fn place(repository: &Repository, target: usize, object: &SnapshotObject) -> Result<Hash, RepositoryError> {
+    let replica = &repository.set.replicas[target];
     let void = match repository.log(target).await {
-        Some(log) => log.state.is_condemned(ObjectClass::Snapshot, &name),
+        Some(log) => log.state.is_condemned(ObjectClass::Snapshot, &object.name),
         None => false,
     };
-    if void {
-        let (key, entropy) = (&repository.keyring.keys.log, repository.env.random());
-        stored = one.object.snapshot.encode(key, &repository.id(), entropy).map_err(|e| {
-            WriteFault::Repository(RepositoryError::caused(Fault::Failed, "could not write a snapshot under a new name", e))
-        })?;
-        name = object_hash(&stored);
+    if !void {
+        match put_proven(replica, &layout::hashed(Class::Snapshot, &object.name), &object.stored).await {
+            Ok(_) => return Ok(object.name),
+            Err(e) if e.kind == StoreErrorKind::Corrupt => {}
+            Err(e) => return Err(e.into()),
+        }
     }
+    let (key, entropy) = (&repository.keyring.keys.log, repository.env.random());
+    let stored = object
+        .snapshot
+        .encode(key, &repository.id(), entropy)
+        .map_err(|e| RepositoryError::caused(Fault::Failed, "could not write a snapshot under a new name", e))?;
+    let name = object_hash(&stored);
+    put_proven(replica, &layout::hashed(Class::Snapshot, &name), &stored).await?;
+    Ok(name)
+}
+
+/// Everything that a commit at a target stands on: the packs that heal published there, and those that were there (by number).
+pub async fn reliance(repository: &Repository, own: BTreeSet<(PackKind, Hash)>, hits: &BTreeSet<u32>) -> Reliance {
+    let mut packs: Vec<(PackKind, Hash)> = own.into_iter().collect();
+    if let Ok(index) = repository.index().await {
+        let chunks = index.read().expect("no panic while the index is locked");
+        packs.extend(hits.iter().map(|n| chunks.pack(*n)).map(|p| (p.kind, p.hash)));
+    }
+    Reliance { hits: packs, ..Reliance::default() }
+}
+
+/// Brings a snapshot's object to one target and commits it in its log.
+pub async fn commit(repository: &Repository, target: usize, one: &Pending, reliance: &Reliance) -> Result<(), WriteFault> {
     let replica = &repository.set.replicas[target];
-    let patience = allowance(repository.set.settings.stall, stored.len() as u64);
+    let patience = allowance(repository.set.settings.stall, one.object.stored.len() as u64);
     let work = async {
-        put_proven(replica, &layout::hashed(Class::Snapshot, &name), &stored).await.map_err(RepositoryError::from)?;
+        let name = place(repository, target, &one.object).await?;
         repository.commit(target, one.id, name, one.object.snapshot.partial, &[], &[], reliance).await
     };
     while_it_answers(&repository.env, replica, patience, "committing in its log", work)

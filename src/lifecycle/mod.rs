@@ -1,6 +1,6 @@
 //! What becomes of a repository over time.
 //!
-//! What is here: heal (`heal`, `closure`: the walk that finds what a replica lacks, `heal_plan`, pure, `transfer`, `heal_commit`);
+//! What is here: heal (`heal`, `closure`: the walk that finds what a replica lacks, `heal_plan`, pure, `transfer`, `heal_commit`, `heal_objects`);
 //! which snapshots stay (`retention`, pure), those that do not (`forget`) and those that come back (`undelete`); which packs
 //! are read on which day (`rotation`, pure); prune (`prune`, `prune_site`: one replica step by step, `live`, `inventory`,
 //! `prune_plan`, pure, `repack`, `prune_proof`, `compact`, `delete`); a lost index or a damaged log made again (`repair`).
@@ -14,6 +14,7 @@ pub mod delete;
 pub mod forget;
 pub mod heal;
 pub mod heal_commit;
+pub mod heal_objects;
 pub mod heal_plan;
 pub mod inventory;
 pub mod live;

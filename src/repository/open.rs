@@ -310,7 +310,8 @@ async fn audit(
                 Ok(true) => {}
                 Ok(false) => {
                     let why = format!(
-                        "store {name}: its log was at epoch {} slot {} when last seen and is not any more: it was rolled back or replaced",
+                        "store {name}: its log was at epoch {} slot {} when last seen and is not any more: it was rolled back or \
+                         replaced: bring back what was there, or let `holdfast repair log {name}` begin another log",
                         head.epoch, head.slot
                     );
                     faults.insert(index, (Fault::Rollback, why));

@@ -25,7 +25,7 @@ use crate::replica::{Mask, Replica};
 use crate::repository::Repository;
 use crate::repository::chunk_index::ChunkIndex;
 use crate::repository::error::{Fault, RepositoryError};
-use crate::repository::state::NOTE_VERIFY;
+use crate::repository::state::{NOTE_VERIFY, State};
 use crate::verify::content::Drawing;
 use crate::verify::examine::{Examination, Facts, Halt};
 use crate::verify::findings::Findings;
@@ -57,6 +57,13 @@ impl VerifySettings {
     pub fn share_of(&self, name: &str) -> Option<Share> {
         self.shares.get(name).copied().unwrap_or(self.read_data)
     }
+}
+
+/// Whether the last verify of a replica found damage there, by the note that it left in the log.
+pub fn found_damage(state: &State) -> bool {
+    let note = state.notes.get(NOTE_VERIFY).map(|(_, note)| note.text.as_str());
+    let note = note.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+    note.is_some_and(|note| note["damages"].as_u64().is_some_and(|count| count > 0))
 }
 
 /// One finding.

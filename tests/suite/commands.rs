@@ -9,9 +9,9 @@ use serde_json::Value;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast");
 
 /// A folder to run in, with a source in `src`, two stores and a key file (which opens without a costly derivation).
-struct Desk(tempfile::TempDir);
+pub struct Desk(tempfile::TempDir);
 
-const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
 [repository]
 key_file = "key"
 state_dir = "state"
@@ -27,7 +27,7 @@ paths = ["src"]
 "#;
 
 impl Desk {
-    fn new() -> Desk {
+    pub fn new() -> Desk {
         let desk = Desk(tempfile::tempdir().expect("a folder"));
         std::fs::create_dir(desk.at("src")).expect("made");
         desk.write("src/a.txt", "hello");
@@ -35,10 +35,10 @@ impl Desk {
         desk.write("holdfast.toml", CONFIG);
         desk
     }
-    fn at(&self, path: &str) -> PathBuf {
+    pub fn at(&self, path: &str) -> PathBuf {
         std::fs::canonicalize(self.0.path()).expect("there").join(path)
     }
-    fn write(&self, path: &str, text: &str) {
+    pub fn write(&self, path: &str, text: &str) {
         std::fs::write(self.at(path), text).expect("written");
     }
     fn command(&self, words: &[&str]) -> Command {
@@ -53,7 +53,7 @@ impl Desk {
         self.command(words).output().expect("the program starts")
     }
     /// Runs, expects `code`, gives standard output and standard error.
-    fn expect(&self, code: i32, words: &[&str]) -> (String, String) {
+    pub fn expect(&self, code: i32, words: &[&str]) -> (String, String) {
         let (code_now, out, err) = told(&self.run(words));
         assert_eq!(code_now, Some(code), "{words:?}\n{out}\n{err}");
         (out, err)
@@ -65,7 +65,7 @@ fn told(output: &Output) -> (Option<i32>, String, String) {
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-fn lines(text: &str) -> Vec<Value> {
+pub fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
@@ -303,7 +303,7 @@ fn jobs_run_in_turn_and_one_failure_does_not_stop_the_rest() {
 }
 
 /// Every file below a folder, by its path there.
-fn files(at: &Path) -> Vec<PathBuf> {
+pub fn files(at: &Path) -> Vec<PathBuf> {
     let mut out = Vec::new();
     let mut open = vec![at.to_path_buf()];
     while let Some(folder) = open.pop() {

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use holdfast::backup::{self, BackupReport, BackupSettings, Given};
 use holdfast::clock::Env;
+use holdfast::lifecycle::prune::{self, PruneSettings};
+use holdfast::lifecycle::prune_plan::{Limits, MaxUnused};
 use holdfast::progress::{Progress, Stop};
 use holdfast::replica::{Member, ReplicaSettings};
 use holdfast::repository::init::{InitSettings, init};
@@ -78,6 +80,10 @@ enum Doing {
     Keep,
     /// A restore of what was kept.
     Restore,
+    /// Two backups into a directory, of which the first is forgotten.
+    Churn,
+    /// A prune of what they left.
+    Prune,
 }
 
 struct Case {
@@ -90,6 +96,8 @@ struct Case {
     stalls: bool,
     settings: BackupSettings,
     sources: Vec<Given>,
+    /// What is backed up after that.
+    later: Vec<Given>,
 }
 
 fn case(name: &'static str, folder: &Path) -> Case {
@@ -103,6 +111,7 @@ fn case(name: &'static str, folder: &Path) -> Case {
         stalls: false,
         settings: BackupSettings::default(),
         sources: Vec::new(),
+        later: Vec::new(),
     };
     match name {
         "one_store" => Case { sources: given(many_sizes()), ..plain },
@@ -150,6 +159,14 @@ fn case(name: &'static str, folder: &Path) -> Case {
             let settings = BackupSettings { memory: 32 * MIB, ..plain.settings };
             Case { doing: Doing::Restore, settings, ..plain }
         }
+        // Every file is one chunk. Of each pack a third stays live, and two thirds are not.
+        "churn" => {
+            let count = sized(60_000, 6_000_000);
+            let sources = given(Generated::new(count, Grain::Mixed, |n| 20 + n % 50));
+            let later = given(Generated::new(count, Grain::Mixed, |n| 20 + n % 50 + 100 * u64::from(n % 3 != 0)));
+            Case { doing: Doing::Churn, sources, later, ..plain }
+        }
+        "prune" => Case { doing: Doing::Prune, ..plain },
         other => panic!("no such case: {other}"),
     }
 }
@@ -182,7 +199,7 @@ async fn repository(env: &Env, case: &Case) -> Repository {
     };
     let unlock = Unlock::KeyFile(Secret::new([7; 32]));
     let settings = InitSettings { kdf: KdfParams::floor_for_tests(), lowered_kdf: true, ..InitSettings::default() };
-    if case.doing != Doing::Restore {
+    if !matches!(case.doing, Doing::Restore | Doing::Prune) {
         init(env, members(), &settings, &unlock).await.unwrap();
     }
     let (quorum, stall) = (case.stores - usize::from(case.stalls), Duration::from_secs(if case.stalls { 5 } else { 60 }));
@@ -198,6 +215,8 @@ async fn measure(mut case: Case) {
     let (entries, bytes) = match case.doing {
         Doing::Restore => restored(&repository, &case).await,
         Doing::Backup | Doing::Keep => backed_up(&repository, &mut case).await,
+        Doing::Churn => churned(&repository, &mut case).await,
+        Doing::Prune => pruned(&repository, &case).await,
     };
     let took = env.elapsed().saturating_sub(began);
     let index = repository.index().await.unwrap().read().unwrap().memory();
@@ -224,6 +243,31 @@ async fn backed_up(repository: &Repository, case: &mut Case) -> (u64, u64) {
     assert_eq!(committed, case.stores - usize::from(case.stalls), "{:?}", report.replicas);
     let s = &report.statistics;
     (s.files + s.directories, s.bytes_read)
+}
+
+async fn churned(repository: &Repository, case: &mut Case) -> (u64, u64) {
+    let first = backed_up(repository, case).await;
+    let old = repository.live().await[0].id;
+    case.sources = std::mem::take(&mut case.later);
+    let second = backed_up(repository, case).await;
+    repository.forget(0, &[old], |_| Ok(())).await.unwrap();
+    (first.0 + second.0, first.1 + second.1)
+}
+
+/// Gives chunks that are known when it begins, and bytes that it moves.
+async fn pruned(repository: &Repository, case: &Case) -> (u64, u64) {
+    let chunks = {
+        let index = repository.index().await.unwrap();
+        let chunks = index.read().unwrap();
+        chunks.packs().iter().map(|pack| u64::from(pack.chunks)).sum()
+    };
+    assert!(chunks > sized(95_000, 9_900_000), "{chunks} chunks");
+    let limits = Limits { max_unused: MaxUnused::Bytes(0), max_repack: None };
+    let settings = PruneSettings { limits, mercy: Duration::ZERO, memory: case.settings.memory, ..PruneSettings::default() };
+    let report = prune::run(repository, &settings, &Progress::default(), &Stop::default()).await.unwrap();
+    let one = &report.replicas[0];
+    assert!(one.behind.is_none() && one.repacked.objects > 0 && one.deleted.objects > 0, "{one:?}");
+    (chunks, one.made.bytes)
 }
 
 async fn restored(repository: &Repository, case: &Case) -> (u64, u64) {
@@ -300,5 +344,17 @@ fn restore_of_small_files() {
     let folder = tempfile::tempdir().unwrap();
     for case in ["keep_small", "restore", "restore_small_budget"] {
         hold(case, folder.path());
+    }
+}
+
+/// Ten million chunks, of which four million go.
+#[test]
+fn prune_of_many_chunks() {
+    let folder = tempfile::tempdir().unwrap();
+    for case in ["churn", "prune"] {
+        hold(case, folder.path());
+    }
+    if !full() {
+        hold("restore", folder.path());
     }
 }

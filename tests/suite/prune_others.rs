@@ -111,3 +111,46 @@ async fn beside_a_newer_epoch() {
         assert!(one.behind.is_some() || stage.env.elapsed() < HOUR, "held up at {held_up}, it went on all the same: {one:?}");
     }
 }
+
+/// The last look before a DELETE is the one that counts: a newer epoch that begins while it is on its way is seen by it.
+#[tokio::test(start_paused = true)]
+async fn the_last_look_before_a_delete() {
+    let mut last = None;
+    for round in 0..2 {
+        let mut history = History::of(92, &["a"], 3).await;
+        history.forget(|i| i < 2).await;
+        let stage = &history.stage;
+        let notes = RecordingStore::new(Arc::new(stage.stores[0].clone()));
+        let (looks, first_delete) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (counting, noting, pause) = (looks.clone(), first_delete.clone(), last);
+        let plan = move |call: &Call| {
+            if call.operation == Operation::Delete {
+                // Which look it followed; later ones change nothing about that.
+                let _ = noting.compare_exchange(0, counting.load(SeqCst), SeqCst, SeqCst);
+            }
+            let look = call.operation == Operation::Stat && call.name.starts_with("log/00000002/");
+            if look && Some(counting.fetch_add(1, SeqCst) + 1) == pause { Fault::Delay(HOUR) } else { Fault::Pass }
+        };
+        let faulty = FaultyStore::new(&stage.env, Arc::new(notes.clone()), plan);
+        let repository = stage.open_at(vec![stage.member("a", Arc::new(faulty))], patient()).await.expect("it opens");
+        let repaired = async {
+            stage.env.sleep(HOUR / 6).await;
+            if pause.is_some() {
+                let begins = Bytes::from_static(b"somebody repairs this log");
+                stage.stores[0].put(&layout::slot(2, 1), begins).await.expect("stored");
+            }
+        };
+        let set = settings();
+        let (report, ()) = futures::join!(prune(&repository, &set), repaired);
+        let one = report.expect("a report").replicas.remove(0);
+        let deletes = count(&notes.take(), Operation::Delete, "");
+        if round == 0 {
+            assert!(deletes > 0 && one.behind.is_none(), "{one:?}");
+            last = Some(first_delete.load(SeqCst)).filter(|nth| *nth > 0);
+            assert!(last.is_some(), "somebody looks before a DELETE");
+        } else {
+            assert_eq!((deletes, one.deleted.objects), (0, 0), "{one:?}");
+            assert!(one.condemned > 0 && one.behind.as_ref().is_some_and(|why| why.contains("new epoch")), "{one:?}");
+        }
+    }
+}

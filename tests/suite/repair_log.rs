@@ -438,6 +438,31 @@ async fn slots_of_others_and_packs_that_are_damaged_too() {
     );
 }
 
+/// What the damaged log alone had forgotten stays so, although another replica holds it still.
+#[tokio::test(start_paused = true)]
+async fn what_one_log_alone_had_forgotten() {
+    let ground = Ground::new(343, &["a", "b"]).await;
+    let stage = ground.again().await;
+    let repository = stage.open().await;
+    repository.forget(0, &[ground.first], |_| Ok(())).await.expect("forgotten in one log");
+    repository.note(0, "test", "nothing".into()).await.expect("noted");
+    drop(repository);
+    spoil(&stage, 0, &slot(slots(&stage).await)).await;
+    let report = repair(&stage, 0).await;
+    assert_eq!((report.epoch, report.snapshots), (2, 1), "{report:?}");
+    for _ in 0..2 {
+        let alone = stage.open_alone(0).await;
+        assert!(alone.forgotten_ids().await.contains(&ground.first), "the new log says so, too");
+        drop(alone);
+        let repository = stage.open().await;
+        assert_eq!(repository.live().await.iter().map(|live| live.id).collect::<Vec<_>>(), [ground.second]);
+        let settings = holdfast::lifecycle::heal::HealSettings { memory: 16 << 20, ..Default::default() };
+        holdfast::lifecycle::heal::run(&repository, &settings, &Progress::default(), &Stop::default()).await.expect("a heal");
+        assert!(!repository.log(0).await.expect("readable").state.snapshots.contains_key(&ground.first), "it does not come back");
+    }
+    stage.holds(&[0, 1], ground.second, ground.source.path()).await;
+}
+
 /// Cut off at every store operation, in every way; then once more, and all is well.
 #[tokio::test(start_paused = true)]
 async fn cut_off_anywhere() {

@@ -177,19 +177,30 @@ pub async fn bytes_at(stage: &Stage, at: usize, prefix: &str) -> u64 {
     bytes
 }
 
-/// By object name, the slot of the first record that condemns it in the log of a replica.
-pub async fn condemning(repository: &Repository, at: usize) -> BTreeMap<String, u64> {
+/// What each slot of the log of a replica says, in order.
+pub async fn records(repository: &Repository, at: usize) -> Vec<Option<Action>> {
     let (epoch, head, replica_id) = {
         let log = repository.log(at).await.expect("readable");
         (log.state.epoch, log.state.slot, log.state.replica_id)
     };
+    let store = &repository.set.replicas[at].store;
+    let mut records = Vec::new();
+    for slot in 1..=head {
+        let stored = store.get(&layout::slot(epoch, slot), None).await.expect("a slot stays");
+        let expected = Expected { replica_id, epoch, slot };
+        let (_, body) = decode_slot(&stored, &repository.keyring.keys.log, &repository.id(), &expected).expect("authentic");
+        records.push(body.action);
+    }
+    records
+}
+
+/// By object name, the slot of the first record that condemns it in the log of a replica.
+pub async fn condemning(repository: &Repository, at: usize) -> BTreeMap<String, u64> {
     let (keys, id) = (&repository.keyring.keys, repository.id());
     let store = &repository.set.replicas[at].store;
     let mut slots = BTreeMap::new();
-    for slot in 1..=head {
-        let stored = store.get(&layout::slot(epoch, slot), None).await.expect("a slot stays");
-        let (_, body) = decode_slot(&stored, &keys.log, &id, &Expected { replica_id, epoch, slot }).expect("authentic");
-        let Some(Action::Condemn(condemn)) = body.action else { continue };
+    for (slot, action) in (1..).zip(records(repository, at).await) {
+        let Some(Action::Condemn(condemn)) = action else { continue };
         let mut names: Vec<(ObjectClass, Hash)> = Vec::new();
         names.extend(condemn.objects.iter().map(|o| (o.class(), o.hash[..].try_into().expect("a name"))));
         for list in &condemn.lists {
