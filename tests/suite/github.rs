@@ -26,6 +26,7 @@ impl Runner {
             "[[store]]\nname = \"one\"\nurl = \"file:stores/one\"\n[[store]]\nname = \"two\"\nurl = \"file:stores/two\"\n";
         let repository = "[repository]\nkey_file = \"key\"\nstate_dir = \"state\"\nwrite_quorum = 1\n";
         runner.write("holdfast.toml", &format!("{repository}{stores}[[job]]\nname = \"sources\"\npaths = [\"src\"]\n"));
+        assert_eq!(runner.holdfast(&["key", "generate", "key"], &[]).code, Some(0));
         runner
     }
     fn at(&self, path: &str) -> PathBuf {
@@ -66,7 +67,7 @@ fn commands(step: &Step) -> Vec<&str> {
 #[test]
 fn a_step_has_a_page_outputs_and_annotations() {
     let runner = Runner::new();
-    let step = runner.holdfast(&["backup", "--init", "src", "gone\n::add-path::/x", "##[gone"], &[THERE]);
+    let step = runner.holdfast(&["backup", "--init", "src", "gone\n::add-path::/x"], &[THERE]);
     assert_eq!(step.code, Some(3), "{}\n{}", step.out, step.err);
     let commands = commands(&step);
     assert!(commands.len() >= 2, "{commands:?}");
@@ -112,7 +113,6 @@ fn outputs_are_for_the_steps_that_follow() {
 #[test]
 fn a_failure_is_one_annotation_and_stands_on_the_page() {
     let runner = Runner::new();
-    runner.holdfast(&["key", "generate", "key"], &[]);
     for store in ["one", "two"] {
         std::fs::create_dir_all(runner.at("stores").join(store)).expect("made");
     }
