@@ -6,6 +6,7 @@ mod configuration;
 mod cost;
 mod crash_points;
 mod damage;
+mod deploy;
 mod example_config;
 mod fault_proxy;
 mod forget;
