@@ -10,7 +10,9 @@ use gtmpl_ng::{Context, Template, Value};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [path, release, namespace] = words.as_slice() else { return Err("usage: holdfast-chart TEMPLATE RELEASE NAMESPACE".into()) };
+    let [path, release, namespace] = words.as_slice() else {
+        return Err("usage: holdfast-chart TEMPLATE RELEASE NAMESPACE".into());
+    };
     let mut values = String::new();
     std::io::stdin().read_to_string(&mut values)?;
     let text = |text: &str| Value::String(text.to_owned());
@@ -38,7 +40,7 @@ fn value(json: serde_json::Value) -> Value {
         serde_json::Value::String(text) => Value::String(text),
         serde_json::Value::Array(items) => Value::Array(items.into_iter().map(value).collect()),
         serde_json::Value::Object(fields) => {
-            Value::Object(fields.into_iter().map(|(name, below)| (name, value(below))).collect::<HashMap<_, _>>())
+            Value::Map(fields.into_iter().map(|(name, below)| (name, value(below))).collect::<HashMap<_, _>>())
         }
     }
 }
