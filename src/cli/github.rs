@@ -108,7 +108,8 @@ impl GitHub {
         let Ok(told) = self.told.lock() else { return Vec::new() };
         let mut complaints = Vec::new();
         if let Some(path) = &self.page {
-            let page = page(name, code, message, &told);
+            let silent = code == 0 && told.reports.is_empty() && told.problems.is_empty();
+            let page = if silent { String::new() } else { page(name, code, message, &told) };
             let before = std::fs::metadata(path).map_or(0, |m| m.len());
             if before + page.len() as u64 > PAGES_MAX {
                 complaints.push("the summary page of this step is full: the figures were left out".to_owned());
@@ -199,7 +200,7 @@ fn page(name: &str, code: u8, message: &str, told: &Told) -> String {
 }
 
 /// Fields that come first, in this order; the others follow by name.
-const FIRST: [&str; 12] = [
+const FIRST: [&str; 15] = [
     "snapshot_id",
     "label",
     "dry_run",
@@ -211,10 +212,23 @@ const FIRST: [&str; 12] = [
     "files_unmodified",
     "total_bytes_processed",
     "data_added",
+    "data_added_packed",
+    "bytes_read",
+    "total_duration",
     "name",
 ];
-/// Fields that say nothing to people.
-const NOT_SHOWN: [&str; 4] = ["message_type", "data_blobs", "tree_blobs", "parent"];
+/// Fields that say nothing to people, or what others say already.
+const NOT_SHOWN: [&str; 9] = [
+    "message_type",
+    "data_blobs",
+    "tree_blobs",
+    "parent",
+    "backup_start",
+    "backup_end",
+    "dirs_new",
+    "dirs_changed",
+    "dirs_unmodified",
+];
 
 /// A page as it grows.
 struct Page {

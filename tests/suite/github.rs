@@ -95,6 +95,9 @@ fn outputs_are_for_the_steps_that_follow() {
     let figure = |name: &str| outputs.lines().find_map(|line| line.strip_prefix(name)?.parse::<u64>().ok());
     // Two stores got what was added, with its catalog and records.
     assert!(figure("bytes-added=") >= Some(5) && figure("bytes-uploaded=") > figure("bytes-added="), "{outputs}");
+    // A command without figures leaves the page as it is.
+    assert_eq!(runner.holdfast(&["completions", "fish"], &[THERE]).code, Some(0));
+    assert_eq!(runner.read("page.md"), "");
     // What reads only makes a page, and no outputs.
     for words in
         [["verify"].as_slice(), &["status"], &["lifecycle", "--dry-run"], &["forget", "--keep-last", "1"], &["prune"], &["heal"]]
