@@ -29,8 +29,10 @@ fn the_version_names_the_commit() {
         (std::fs::canonicalize(top).ok()? == std::fs::canonicalize(HERE).ok()?).then_some(())?;
         git(Path::new(HERE), &["rev-parse", "HEAD"])
     };
-    let commit =
-        option_env!("HOLDFAST_COMMIT").map(str::to_owned).or_else(of_git).map_or("unknown".into(), |c| c[..12].to_owned());
+    let commit = option_env!("HOLDFAST_COMMIT")
+        .map(str::to_owned)
+        .or_else(of_git)
+        .map_or("unknown".into(), |c| c[..c.len().min(12)].to_owned());
     assert_eq!(shown, format!("holdfast {} ({commit})\n", env!("CARGO_PKG_VERSION")));
 }
 
