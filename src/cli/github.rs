@@ -442,9 +442,9 @@ mod tests {
             "| label | a&#124;b |",
             "| data added | 2.0 KiB |",
             "| total duration | 1.2 s |",
-            "| name | behind | bytes sent | committed |",
-            "| one |  | 1.0 KiB | yes |",
-            "| two | no route | 0 B | no |",
+            "| name | bytes sent | committed | behind |",
+            "| one | 1.0 KiB | yes |  |",
+            "| two | 0 B | no | no route |",
             "| one | bytes 5 B, objects 3 |",
             "- &#60;b&#62;: denied",
         ];
