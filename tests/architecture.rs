@@ -71,8 +71,19 @@ const IMPURE: [&str; 11] = [
 ];
 
 /// Crates whose types must not spread: each is named in one file.
-const ONE_FILE_EACH: [&str; 10] =
-    ["object_store", "opendal", "zstd", "aes_gcm", "argon2", "getrandom", "indicatif", "rpassword", "clap_complete", "globset"];
+const ONE_FILE_EACH: [&str; 11] = [
+    "object_store",
+    "opendal",
+    "zstd",
+    "aes_gcm",
+    "argon2",
+    "getrandom",
+    "indicatif",
+    "rpassword",
+    "clap_complete",
+    "clap_mangen",
+    "globset",
+];
 
 /// Crates of one provider: named in its files only.
 const ONE_PROVIDER_EACH: [(&str, &str); 18] = [

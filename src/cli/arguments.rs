@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::{
-    backup, completions, doctor, forget, heal, init, key, lifecycle, ls, prune, repair, restore, retire, snapshots, status,
-    undelete, verify,
+    backup, completions, doctor, forget, github, heal, init, key, lifecycle, ls, man, prune, repair, restore, retire, snapshots,
+    status, undelete, verify,
 };
 use crate::config::Overrides;
 use crate::config::amount::Size;
 use crate::config::secret::{Named, SecretSource};
 
-const EXIT_CODES: &str = "\
+/// What each exit code means, as people read it.
+pub const EXIT_CODES: &str = "\
 Exit codes:
   0    all done
   1    failed; no snapshot at the write quorum
@@ -31,9 +32,18 @@ Exit codes:
   130  interrupted (SIGINT)
   143  terminated (SIGTERM)";
 
+/// The program's version, and the commit it was built from.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("HOLDFAST_BUILT_COMMIT"), ")");
+
+/// What exit code `code` means.
+pub fn meaning(code: u8) -> Option<&'static str> {
+    let line = |line: &'static str| line.trim().split_once(' ').filter(|(first, _)| *first == code.to_string());
+    EXIT_CODES.lines().find_map(line).map(|(_, meaning)| meaning.trim())
+}
+
 /// Backs up files into several stores at once; each store is a complete repository of its own.
 #[derive(Parser)]
-#[command(name = "holdfast", version, max_term_width = 100, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "holdfast", version = VERSION, max_term_width = 100, after_help = EXIT_CODES, disable_help_subcommand = true)]
 pub struct Arguments {
     /// Flags of all commands.
     #[command(flatten)]
@@ -73,6 +83,18 @@ pub struct Global {
     /// JSON instead of text
     #[arg(long, global = true)]
     pub json: bool,
+    /// Speak to GitHub Actions: annotations, a summary page, outputs [default: auto, where GITHUB_ACTIONS is true]
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "always",
+        default_value = "auto",
+        hide_default_value = true
+    )]
+    pub github: github::When,
     /// Only results, warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
@@ -142,4 +164,6 @@ pub enum Command {
     Key(key::KeyArguments),
     /// Print completions for a shell
     Completions(completions::CompletionsArguments),
+    /// Write the manual pages
+    Man(man::ManArguments),
 }

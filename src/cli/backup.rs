@@ -227,12 +227,10 @@ async fn one(
     for note in &report.notes {
         context.output.note(note);
     }
-    match context.output.json {
-        true => {
-            let ended = context.env.now();
-            context.output.object(&summary(&report, what, began, ended));
-        }
-        false => print(context, settings, what, &report),
+    let ended = context.env.now();
+    context.output.summary(&summary(&report, what, began, ended));
+    if !context.output.json {
+        print(context, settings, what, &report);
     }
     Ok(outcome(&report, context.signal()))
 }

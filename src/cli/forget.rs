@@ -132,9 +132,9 @@ pub async fn run(context: &Context, arguments: ForgetArguments) -> Result<Outcom
     let among = |view: &SnapshotView| arguments.filter.admits(view);
     let report = context.interruptible(forget::run(&repository, &what, &among, arguments.dry_run)).await??;
     context.output.note_if(repository.save_heads().err());
-    match context.output.json {
-        true => drop(context.output.object(&summary(&report, &what))),
-        false => print(context, &report, &what, arguments.dry_run),
+    context.output.summary(&summary(&report, &what));
+    if !context.output.json {
+        print(context, &report, &what, arguments.dry_run);
     }
     Ok(outcome(context, &report, &what))
 }

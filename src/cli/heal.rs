@@ -49,11 +49,9 @@ pub async fn run(context: &Context, arguments: HealArguments) -> Result<Outcome,
     let access = if arguments.dry_run { Access::Read } else { Access::Write };
     let mut repository = context.open(&settings, &unlock, access).await?;
     let (report, begun) = step(context, &settings, &unlock, &mut repository, arguments.stores, arguments.dry_run).await?;
-    match context.output.json {
-        true => {
-            context.output.object(&summary(&report, &begun));
-        }
-        false => print(context, &report),
+    context.output.summary(&summary(&report, &begun));
+    if !context.output.json {
+        print(context, &report);
     }
     Ok(outcome(context, &report))
 }

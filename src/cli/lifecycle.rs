@@ -238,13 +238,11 @@ impl Steps<'_> {
             self.outcome.join(Outcome::failure(Fault::Interrupted, self.context.signal()));
         }
         let seconds = self.context.env.elapsed().saturating_sub(began).as_secs_f64();
-        if self.context.output.json {
-            let mut summary = json!({"message_type": "summary", "dry_run": dry_run, "seconds_elapsed": seconds});
-            if let Some(fields) = summary.as_object_mut() {
-                fields.append(&mut self.said);
-            }
-            self.context.output.object(&summary);
+        let mut summary = json!({"message_type": "summary", "dry_run": dry_run, "seconds_elapsed": seconds});
+        if let Some(fields) = summary.as_object_mut() {
+            fields.append(&mut self.said);
         }
+        self.context.output.summary(&summary);
         self.outcome
     }
 }

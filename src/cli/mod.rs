@@ -1,7 +1,7 @@
 //! What the operator says and sees.
 //!
 //! What is here: one file per command, each the same shape (arguments, run, what is printed), the way things are shown
-//! (`output`, `terminal`) and the exit codes (`exit`). What comes in: the command line, signals. What goes out: text or
+//! (`output`, `terminal`, `github`) and the exit codes (`exit`). What comes in: the command line, signals. What goes out: text or
 //! JSON, and a code from the final state alone. What never happens here: a decision about data.
 
 pub mod arguments;
@@ -11,11 +11,13 @@ pub mod context;
 pub mod doctor;
 pub mod exit;
 pub mod forget;
+pub mod github;
 pub mod heal;
 pub mod init;
 pub mod key;
 pub mod lifecycle;
 pub mod ls;
+pub mod man;
 pub mod output;
 pub mod prompt;
 pub mod prune;
@@ -32,12 +34,13 @@ pub mod verify;
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex};
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::arguments::{Arguments, Command};
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::{Outcome, Signal};
+use crate::cli::github::GitHub;
 use crate::cli::output::Output;
 use crate::clock::{Env, Task};
 use crate::config::Environment;
@@ -46,8 +49,12 @@ use crate::repository::error::Fault;
 
 /// Runs the command that `words` (program name first) ask for. Returns the exit code.
 pub async fn run(words: Vec<OsString>, environment: Environment) -> u8 {
-    let arguments = match Arguments::try_parse_from(&words) {
-        Ok(arguments) => arguments,
+    let parsed = Arguments::command().try_get_matches_from(&words).and_then(|matches| {
+        let name = matches.subcommand_name().unwrap_or_default().to_owned();
+        Arguments::from_arg_matches(&matches).map(|arguments| (name, arguments))
+    });
+    let (name, arguments) = match parsed {
+        Ok(parsed) => parsed,
         Err(e) => {
             let code = if e.use_stderr() { Outcome::failure(Fault::Usage, None).code() } else { 0 };
             if code != 0 && words.iter().any(|word| word == "--json") {
@@ -60,7 +67,8 @@ pub async fn run(words: Vec<OsString>, environment: Environment) -> u8 {
         }
     };
     let global = arguments.global;
-    let output = Arc::new(Output::new(global.json, global.quiet, global.verbose));
+    let github = GitHub::of(global.github, &environment);
+    let output = Arc::new(Output::new(global.json, global.quiet, global.verbose).with_github(github));
     let result = match std::env::current_dir() {
         Ok(current) => {
             let context = Context {
@@ -96,6 +104,7 @@ pub async fn run(words: Vec<OsString>, environment: Environment) -> u8 {
         (_, true) if output.json => output.failure(code, "see the lines before this one"),
         (_, true) => {}
     }
+    output.close(&name, code, &message);
     code
 }
 
@@ -118,6 +127,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<Outcome, Failur
         Command::Doctor(arguments) => doctor::run(context, arguments).await,
         Command::Key(arguments) => key::run(context, arguments).await,
         Command::Completions(arguments) => completions::run(context, arguments),
+        Command::Man(arguments) => man::run(context, arguments),
     }
 }
 

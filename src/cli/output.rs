@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cli::github::{GitHub, harmless};
 use crate::clock::Time;
 
 /// Where a command says things.
@@ -16,6 +17,7 @@ pub struct Output {
     pub quiet: bool,
     /// More notes.
     pub verbose: bool,
+    github: Option<GitHub>,
     results: Mutex<Results>,
 }
 
@@ -33,7 +35,12 @@ impl Output {
 
     /// Prints results to `to`.
     pub fn to(to: Box<dyn Write + Send>, json: bool, quiet: bool, verbose: bool) -> Output {
-        Output { json, quiet, verbose, results: Mutex::new(Results { to, closed: false, failure: None }) }
+        Output { json, quiet, verbose, github: None, results: Mutex::new(Results { to, closed: false, failure: None }) }
+    }
+
+    /// Speaks to GitHub's runner, too.
+    pub fn with_github(self, github: Option<GitHub>) -> Output {
+        Output { github, ..self }
     }
 
     /// Prints a line of a text result. False when nobody reads any more: whoever prints a lot can end.
@@ -44,6 +51,16 @@ impl Output {
     /// Prints one JSON value as a line. False when nobody reads any more.
     pub fn object(&self, value: &Value) -> bool {
         self.write(format_args!("{value}\n"))
+    }
+
+    /// Takes in what a command did as a whole: the last line of `--json`, and a part of GitHub's page.
+    pub fn summary(&self, value: &Value) {
+        if let Some(github) = &self.github {
+            github.report(value);
+        }
+        if self.json {
+            self.object(value);
+        }
     }
 
     fn write(&self, text: std::fmt::Arguments<'_>) -> bool {
@@ -80,14 +97,14 @@ impl Output {
     pub fn warn(&self, text: &str) {
         match self.json {
             true => say(&json!({"message_type": "warning", "message": text}).to_string()),
-            false => say(&format!("warning: {}", printable(text))),
+            false => self.annotate(GitHub::warning, text, || format!("warning: {}", printable(text))),
         }
     }
 
     /// Says something that is good to know; people only.
     pub fn note(&self, text: &str) {
         if !self.quiet && !self.json {
-            say(&printable(text));
+            self.tell(&printable(text));
         }
     }
 
@@ -107,9 +124,14 @@ impl Output {
     pub fn problem(&self, during: &str, item: &str, message: &str) {
         match self.json {
             true => {
+                // Standard error stays JSON: only the page hears of it.
+                let _ = self.github.as_ref().map(|github| github.problem(&format!("{}: {message}", name(item.as_bytes()))));
                 say(&json!({"message_type": "error", "error": {"message": message}, "during": during, "item": item}).to_string())
             }
-            false => say(&format!("error: {}: {}", name(item.as_bytes()), printable(message))),
+            false => {
+                let text = format!("{}: {}", name(item.as_bytes()), printable(message));
+                self.annotate(GitHub::problem, &text, || format!("error: {text}"));
+            }
         }
     }
 
@@ -117,7 +139,34 @@ impl Output {
     pub fn failure(&self, code: u8, message: &str) {
         match self.json {
             true => say(&json!({"message_type": "exit_error", "code": code, "message": message}).to_string()),
-            false => say(&format!("holdfast: {}", printable(message))),
+            false => self.annotate(
+                |github, text| Some(github.failure(code, text)),
+                message,
+                || format!("holdfast: {}", printable(message)),
+            ),
+        }
+    }
+
+    /// Ends what GitHub is told: how the command `name` came out.
+    pub fn close(&self, name: &str, code: u8, message: &str) {
+        if let Some(github) = &self.github {
+            github.close(name, code, message).iter().for_each(|complaint| self.warn(complaint));
+        }
+    }
+
+    /// Says `text` as an annotation where GitHub listens and has room for one, else as `plain` has it.
+    fn annotate(&self, annotation: impl Fn(&GitHub, &str) -> Option<String>, text: &str, plain: impl Fn() -> String) {
+        match self.github.as_ref().and_then(|github| annotation(github, text)) {
+            Some(command) => say(&command),
+            None => self.tell(&plain()),
+        }
+    }
+
+    /// Says a text to people.
+    fn tell(&self, text: &str) {
+        match self.github {
+            Some(_) => say(&harmless(text)),
+            None => say(text),
         }
     }
 }

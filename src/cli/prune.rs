@@ -56,9 +56,9 @@ pub async fn run(context: &Context, arguments: PruneArguments) -> Result<Outcome
     let access = if arguments.dry_run { Access::Read } else { Access::Write };
     let repository = context.open(&settings, &unlock, access).await?;
     let report = step(context, &repository, &how(&settings, &arguments)).await?;
-    match context.output.json {
-        true => drop(context.output.object(&summary(&report))),
-        false => print(context, &report),
+    context.output.summary(&summary(&report));
+    if !context.output.json {
+        print(context, &report);
     }
     Ok(outcome(context, &report))
 }

@@ -94,15 +94,14 @@ async fn repair_index(context: &Context, arguments: IndexArguments) -> Result<Ou
             output.problem("repair", &report.name, why);
         }
     }
-    if output.json {
-        output.object(&json!({
-            "message_type": "summary", "dry_run": how.dry_run,
-            "replicas": reports.iter().map(|r| json!({
-                "name": r.name, "packs": r.packs, "segments_lost": r.lost_count, "packs_added": r.added, "packs_proven": r.proven,
-                "segments_written": r.segments, "packs_unreadable": r.unreadable_count, "replaced": r.replaced, "behind": r.behind,
-            })).collect::<Vec<_>>(),
-        }));
-    } else {
+    output.summary(&json!({
+        "message_type": "summary", "dry_run": how.dry_run,
+        "replicas": reports.iter().map(|r| json!({
+            "name": r.name, "packs": r.packs, "segments_lost": r.lost_count, "packs_added": r.added, "packs_proven": r.proven,
+            "segments_written": r.segments, "packs_unreadable": r.unreadable_count, "replaced": r.replaced, "behind": r.behind,
+        })).collect::<Vec<_>>(),
+    }));
+    if !output.json {
         let words = ["replica", "packs", "segments lost", if how.dry_run { "packs to add" } else { "packs added" }, "read back"];
         let row = |r: &IndexRepaired| {
             let figures = [r.packs, r.lost_count, r.added, r.proven].map(|n| n.to_string());
@@ -169,9 +168,8 @@ async fn repair_log(context: &Context, arguments: LogArguments) -> Result<Outcom
         };
         output.problem("repair", &format!("snapshot {}", short(id)), &format!("{why}: {next}"));
     }
-    if output.json {
-        output.object(&summary(&report, how.dry_run));
-    } else {
+    output.summary(&summary(&report, how.dry_run));
+    if !output.json {
         print(context, &report, how.dry_run);
     }
     Ok(log_outcome(&report))

@@ -108,16 +108,15 @@ pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outco
     for note in &report.notes {
         output.warn(note);
     }
-    if output.json {
-        output.object(&json!({
-            "message_type": "summary", "dry_run": report.dry_run, "snapshot_id": hex::encode(report.snapshot),
-            "seconds_elapsed": report.duration.as_secs(), "total_entries": report.entries,
-            "files_restored": report.files_written, "files_skipped": report.files_unchanged,
-            "total_bytes": report.bytes_total, "bytes_restored": report.bytes_written,
-            "lost_parts": report.lost_parts, "lost_bytes": report.lost_bytes,
-            "failed": report.failed_count, "metadata_failed": report.warnings_count,
-        }));
-    } else {
+    output.summary(&json!({
+        "message_type": "summary", "dry_run": report.dry_run, "snapshot_id": hex::encode(report.snapshot),
+        "seconds_elapsed": report.duration.as_secs(), "total_entries": report.entries,
+        "files_restored": report.files_written, "files_skipped": report.files_unchanged,
+        "total_bytes": report.bytes_total, "bytes_restored": report.bytes_written,
+        "lost_parts": report.lost_parts, "lost_bytes": report.lost_bytes,
+        "failed": report.failed_count, "metadata_failed": report.warnings_count,
+    }));
+    if !output.json {
         let target = name(std::os::unix::ffi::OsStrExt::as_bytes(what.target.as_os_str()));
         let verb = if report.dry_run { "would restore" } else { "restored" };
         output.line(format_args!("{verb} snapshot {} to {target} in {}", short(&report.snapshot), duration(report.duration)));

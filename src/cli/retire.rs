@@ -44,12 +44,11 @@ pub async fn run(context: &Context, arguments: RetireArguments) -> Result<Outcom
     for (replica, _, why) in &retired.behind {
         output.problem("retire", replica, why);
     }
-    if output.json {
-        output.object(&json!({
-            "message_type": "summary", "store": arguments.at, "replica_id": hex::encode(retired.id), "recorded": retired.recorded,
-            "behind": retired.behind.iter().map(|(replica, ..)| replica).collect::<Vec<_>>(),
-        }));
-    } else {
+    output.summary(&json!({
+        "message_type": "summary", "store": arguments.at, "replica_id": hex::encode(retired.id), "recorded": retired.recorded,
+        "behind": retired.behind.iter().map(|(replica, ..)| replica).collect::<Vec<_>>(),
+    }));
+    if !output.json {
         let (store, logs) = (name(arguments.at.as_bytes()), retired.recorded.join(", "));
         output.line(format_args!("store {store} is retired, the logs of {logs} say so: take it out of the configuration"));
     }

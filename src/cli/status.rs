@@ -18,11 +18,10 @@ pub async fn run(context: &Context, _: StatusArguments) -> Result<Outcome, Failu
     let replicas = context.interruptible(repository.status()).await??;
     let id = hex::encode(repository.id());
     let output = &context.output;
-    if output.json {
-        output.object(&json!({
-            "message_type": "status", "id": id, "replicas": replicas.iter().map(object).collect::<Vec<_>>(),
-        }));
-    } else {
+    output.summary(&json!({
+        "message_type": "status", "id": id, "replicas": replicas.iter().map(object).collect::<Vec<_>>(),
+    }));
+    if !output.json {
         output.line(format_args!("repository {id}"));
         let head =
             ["replica", "state", "snapshots", "behind by", "", "packs", "bytes", "distrusted", "head", "last verify", "lies in"];

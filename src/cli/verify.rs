@@ -67,9 +67,9 @@ pub async fn run(context: &Context, arguments: VerifyArguments) -> Result<Outcom
     let (across, only) = (arguments.across, arguments.from);
     let how = VerifySettings { read_data: share, across, only, memory: settings.memory, ..VerifySettings::default() };
     let report = step(context, &repository, &how).await?;
-    match context.output.json {
-        true => drop(context.output.object(&summary(&report, &how))),
-        false => print(context, &report, &how),
+    context.output.summary(&summary(&report, &how));
+    if !context.output.json {
+        print(context, &report, &how);
     }
     for replica in &report.replicas {
         if let Some(why) = &replica.unreachable {

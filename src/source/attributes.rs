@@ -26,7 +26,16 @@ pub struct Attributes {
 pub fn read_xattrs(found: &Found) -> Result<Attributes, SourceError> {
     match &found.origin {
         Origin::Directory(parent) => {
-            read_xattrs_at(&proc_path(&parent.fd, found.name.as_encoded_bytes()), true, &|| found.path())
+            let read = read_xattrs_at(&proc_path(&parent.fd, found.name.as_encoded_bytes()), true, &|| found.path());
+            match read {
+                // Where /proc is not mounted nothing can be reached through it: the item is there all the same.
+                Err(e) if e.is_vanished() && rustix::fs::stat(proc_path(&parent.fd, b"")).is_err() => {
+                    let source = std::io::Error::other("/proc is not mounted, and they cannot be reached without it");
+                    let problem = SourceError::Io { doing: "listing the extended attributes of", path: found.path(), source };
+                    Ok(Attributes { list: Vec::new(), problems: vec![problem] })
+                }
+                read => read,
+            }
         }
         Origin::Given(_) => Ok(Attributes::default()),
     }
