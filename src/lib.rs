@@ -22,6 +22,7 @@
 //! | [`seal`] | chunk to sealed frame and back, pure |
 //! | [`source`] | where bytes come from |
 //! | [`store`] | one bucket at one provider |
+//! | [`command`] | other programs: started without our secrets, ended with all they started |
 //! | [`clock`] | time, chance and work, handed in |
 //! | [`progress`] | counters that a run writes and the terminal reads |
 //!
@@ -31,6 +32,7 @@ pub mod backup;
 pub mod chunk;
 pub mod cli;
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod format;
 pub mod lifecycle;

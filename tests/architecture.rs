@@ -5,10 +5,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Which room may name which others. `clock` and `progress` are open to all but the pure ones.
-const EDGES: [(&str, &[&str]); 17] = [
+const EDGES: [(&str, &[&str]); 18] = [
     ("main", &["cli", "config"]),
     ("lib", &[]),
-    ("cli", &["config", "backup", "restore", "lifecycle", "verify", "repository", "replica", "format", "chunk", "seal", "store"]),
+    (
+        "cli",
+        &[
+            "config",
+            "backup",
+            "restore",
+            "lifecycle",
+            "verify",
+            "repository",
+            "replica",
+            "format",
+            "chunk",
+            "seal",
+            "store",
+            "command",
+        ],
+    ),
     ("config", &["backup", "restore", "lifecycle", "verify", "repository", "replica", "format", "seal", "store"]),
     ("backup", &["repository", "replica", "format", "chunk", "seal", "source", "store"]),
     // A target is compared with the same eyes that read the source.
@@ -18,7 +34,9 @@ const EDGES: [(&str, &[&str]); 17] = [
     ("repository", &["replica", "format", "chunk", "seal", "store"]),
     ("replica", &["store"]),
     ("format", &["chunk", "seal"]),
-    ("source", &[]),
+    // The output of a command is a source.
+    ("source", &["command"]),
+    ("command", &[]),
     ("store", &[]),
     ("chunk", &[]),
     ("seal", &["chunk"]),

@@ -63,7 +63,7 @@ impl From<BackupError> for Failure {
         let fault = match &e {
             BackupError::Repository(e) => e.fault,
             BackupError::Settings(_) => Fault::Usage,
-            BackupError::NoSource(_) => Fault::Failed,
+            BackupError::NoSource(_) | BackupError::Stream(_) => Fault::Failed,
             BackupError::BelowQuorum { fault, .. } => *fault,
             BackupError::Interrupted => Fault::Interrupted,
         };

@@ -28,7 +28,7 @@ pub fn read_xattrs(found: &Found) -> Result<Attributes, SourceError> {
         Origin::Directory(parent) => {
             read_xattrs_at(&proc_path(&parent.fd, found.name.as_encoded_bytes()), true, &|| found.path())
         }
-        Origin::Given(_) => Ok(Attributes::default()),
+        Origin::Given(_) | Origin::Stream(_) => Ok(Attributes::default()),
     }
 }
 
