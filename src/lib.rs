@@ -15,6 +15,7 @@
 //! | [`restore`] | activity: snapshot to target |
 //! | [`lifecycle`] | activity: what becomes of a repository over time |
 //! | [`verify`] | activity: is it all there, is it all right |
+//! | [`metrics`] | what a scheduled run tells those who watch it |
 //! | [`repository`] | typed objects kept safely: log, keys, index |
 //! | [`replica`] | the same repository at several stores |
 //! | [`format`] | structures to bytes and back, pure |
@@ -36,6 +37,7 @@ pub mod command;
 pub mod config;
 pub mod format;
 pub mod lifecycle;
+pub mod metrics;
 pub mod progress;
 pub mod replica;
 pub mod repository;

@@ -2,11 +2,14 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cli::log;
 use crate::clock::Time;
+use crate::config::run::LogFormat;
 
 /// Where a command says things.
 pub struct Output {
@@ -16,6 +19,7 @@ pub struct Output {
     pub quiet: bool,
     /// More notes.
     pub verbose: bool,
+    logs: AtomicBool,
     results: Mutex<Results>,
 }
 
@@ -33,7 +37,13 @@ impl Output {
 
     /// Prints results to `to`.
     pub fn to(to: Box<dyn Write + Send>, json: bool, quiet: bool, verbose: bool) -> Output {
-        Output { json, quiet, verbose, results: Mutex::new(Results { to, closed: false, failure: None }) }
+        Output {
+            json,
+            quiet,
+            verbose,
+            logs: AtomicBool::new(false),
+            results: Mutex::new(Results { to, closed: false, failure: None }),
+        }
     }
 
     /// Prints a line of a text result. False when nobody reads any more: whoever prints a lot can end.
@@ -76,17 +86,31 @@ impl Output {
         }
     }
 
+    /// From now on, what is told besides results goes to a log that machines read, instead of plainly to standard error.
+    pub fn log_as(&self, format: LogFormat) {
+        log::start(format);
+        self.logs.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is such a log.
+    pub fn logs(&self) -> bool {
+        self.logs.load(Ordering::Relaxed)
+    }
+
     /// Says something that matters but is no failure.
     pub fn warn(&self, text: &str) {
-        match self.json {
-            true => say(&json!({"message_type": "warning", "message": text}).to_string()),
-            false => say(&format!("warning: {}", printable(text))),
+        match (self.logs(), self.json) {
+            (true, _) => log::warn(&printable(text)),
+            (false, true) => say(&json!({"message_type": "warning", "message": text}).to_string()),
+            (false, false) => say(&format!("warning: {}", printable(text))),
         }
     }
 
     /// Says something that is good to know; people only.
     pub fn note(&self, text: &str) {
-        if !self.quiet && !self.json {
+        if self.logs() {
+            log::note(&printable(text));
+        } else if !self.quiet && !self.json {
             say(&printable(text));
         }
     }
@@ -105,19 +129,21 @@ impl Output {
 
     /// Says that one item failed; the run goes on. `during` is what was being done.
     pub fn problem(&self, during: &str, item: &str, message: &str) {
-        match self.json {
-            true => {
+        match (self.logs(), self.json) {
+            (true, _) => log::problem(during, &name(item.as_bytes()), &printable(message)),
+            (false, true) => {
                 say(&json!({"message_type": "error", "error": {"message": message}, "during": during, "item": item}).to_string())
             }
-            false => say(&format!("error: {}: {}", name(item.as_bytes()), printable(message))),
+            (false, false) => say(&format!("error: {}: {}", name(item.as_bytes()), printable(message))),
         }
     }
 
     /// Says why the run ended with `code`.
     pub fn failure(&self, code: u8, message: &str) {
-        match self.json {
-            true => say(&json!({"message_type": "exit_error", "code": code, "message": message}).to_string()),
-            false => say(&format!("holdfast: {}", printable(message))),
+        match (self.logs(), self.json) {
+            (true, _) => log::failure(code, &printable(message)),
+            (false, true) => say(&json!({"message_type": "exit_error", "code": code, "message": message}).to_string()),
+            (false, false) => say(&format!("holdfast: {}", printable(message))),
         }
     }
 }
