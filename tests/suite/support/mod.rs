@@ -11,6 +11,7 @@ pub mod azure_login;
 pub mod azure_server;
 pub mod azure_tokens;
 pub mod clouds;
+pub mod desk;
 pub mod door;
 pub mod faulty_store;
 pub mod gcs_bucket;
@@ -32,6 +33,7 @@ pub mod s3_service;
 pub mod seen;
 pub mod source_tree;
 pub mod stage;
+pub mod watcher;
 pub mod wire;
 
 /// An object name from a text that is known to be one.
