@@ -320,7 +320,8 @@ impl<'r> Pass<'_, 'r> {
                     break end;
                 }
                 self.last_partial = self.repository.env.elapsed();
-                if !self.settings.dry_run {
+                // In a first large file, or a stream, there is nothing yet: a snapshot of nothing helps nobody.
+                if !self.settings.dry_run && (catalog.entries > 0 || !self.roots.is_empty()) {
                     self.partial(&mut catalog, &name, as_path).await?;
                     self.last_partial = self.repository.env.elapsed();
                 }
@@ -375,10 +376,6 @@ impl<'r> Pass<'_, 'r> {
 
     /// Commits what there is, so that an interrupted run loses little; the next commit of this run replaces it.
     async fn partial(&mut self, catalog: &mut Catalog, name: &[u8], path: &[u8]) -> Result<(), BackupError> {
-        if catalog.entries == 0 && self.roots.is_empty() {
-            // A first large file, or a stream: a snapshot of nothing helps nobody.
-            return Ok(());
-        }
         let root = catalog.root(self.reading).await?;
         self.roots.push(Root { name: name.to_vec().into(), path: path.to_vec().into(), catalog: Some(root) });
         let snapshot = self.snapshot(true);

@@ -147,6 +147,12 @@ fn stream(arguments: &BackupArguments) -> Result<Option<StreamSettings>, Failure
             false => Ok(None),
         };
     }
+    let a = arguments;
+    let lists = [&a.exclude, &a.iexclude, &a.exclude_if_present];
+    let chosen = lists.iter().any(|list| !list.is_empty()) || !a.exclude_file.is_empty() || a.exclude_larger_than.is_some();
+    if chosen || a.exclude_caches || a.one_file_system || a.force || a.ignore_inode || a.ignore_ctime {
+        return Err(Failure::usage("what chooses or compares files goes with paths; a stream is read whole each time"));
+    }
     let name = arguments.stdin_filename.as_deref().unwrap_or(OsStr::new(STREAM_NAME));
     Ok(Some(StreamSettings {
         command: arguments.command.then(|| arguments.paths.iter().map(|word| word.clone().into_os_string()).collect()),

@@ -188,7 +188,7 @@ fn a_stream_takes_no_more_memory_than_the_budget() {
 fn what_makes_no_sense_is_refused() {
     let desk = Desk::new(&["one"], "");
     desk.expect(0, &["init"]);
-    let table: [&[&str]; 8] = [
+    let table: [&[&str]; 9] = [
         &["backup", "--stdin", "src"],
         &["backup", "--stdin", "--job", "x"],
         &["backup", "--command"],
@@ -197,6 +197,7 @@ fn what_makes_no_sense_is_refused() {
         &["backup", "--stdin-filename", "x", "src"],
         &["backup", "--stall", "1s", "src"],
         &["backup", "--stdin", "--as", "/x"],
+        &["backup", "--stdin", "--exclude", "x"],
     ];
     for words in table {
         desk.expect(2, words);
@@ -207,6 +208,7 @@ fn what_makes_no_sense_is_refused() {
         ("command = []", "names no program"),
         ("command = [\"true\"]\nfilename = \"a/../b\"", "cannot name a stream"),
         ("command = [\"true\"]\nrecorded_as = \"/x\"", "recorded_as goes with paths"),
+        ("command = [\"true\"]\nexclude = [\"x\"]", "goes with paths"),
         ("paths = [\"src\"]\nfilename = \"x\"", "filename goes with command"),
         ("paths = [\"src\"]\nstall = \"1s\"", "stall goes with command"),
         ("command = [\"true\"]\nstall = \"0s\"", "must be 1 s to 366 d"),
