@@ -63,7 +63,7 @@ pub fn replica(replica: &str, committed: bool, bytes_sent: u64, behind: Option<&
 pub async fn within<T>(run_id: &str, job: &str, work: impl Future<Output = T>) -> T {
     let span = match job {
         "" => tracing::info_span!("run", run_id),
-        job => tracing::info_span!("job", run_id, job),
+        job => tracing::info_span!(parent: None, "job", run_id, job),
     };
     work.instrument(span).await
 }

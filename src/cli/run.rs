@@ -288,7 +288,7 @@ impl Run<'_> {
         let ended = Ended { outcome, at: context.env.now(), took: context.env.elapsed().saturating_sub(began) };
         let one = JobDone { name: name.clone(), ended, done, errors, summary: fields };
         let code = one.ended.outcome.code();
-        let said = row(&one).join("  ");
+        let said = row(&one).join("  ").trim().to_owned();
         if context.output.logs() {
             log::ended("the job ended", code, one.ended.took.as_secs_f64(), &printable(&said));
         }

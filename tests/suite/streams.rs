@@ -176,7 +176,7 @@ fn a_stream_takes_no_more_memory_than_the_budget() {
     desk.expect(0, &["init"]);
     // Its output does not shrink: 300 MB go through; its parent is the program.
     let script =
-        "dd if=/dev/urandom bs=1M count=300 2>/dev/null; sed -n 's/^VmHWM: *\\([0-9]*\\) kB/\\1/p' /proc/$PPID/status >peak";
+        "dd if=/dev/urandom bs=1M count=300 2>/dev/null; sed -n 's/^VmHWM:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/$PPID/status >peak";
     let told = desk.expect(0, &["--json", "backup", "--command", "--", "sh", "-c", script]).summary();
     assert_eq!(told["total_bytes_processed"], 300 << 20);
     let peak: u64 = desk.read("peak").trim().parse().expect("kB");
