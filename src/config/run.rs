@@ -92,8 +92,9 @@ pub(super) fn source(section: &JobSection, place: &Place<'_>) -> Result<(Vec<Pat
             if let Some(path) = &section.recorded_as {
                 return Err(place.at(path.span(), "recorded_as goes with paths; for a command it is filename"));
             }
-            let chosen = !(section.exclude.is_empty() && section.iexclude.is_empty() && section.exclude_file.is_empty())
-                || !section.exclude_if_present.is_empty()
+            let lists = [&section.exclude, &section.iexclude, &section.exclude_if_present];
+            let chosen = lists.iter().any(|list| !list.is_empty())
+                || !section.exclude_file.is_empty()
                 || section.exclude_larger_than.is_some();
             if chosen || section.exclude_caches || section.one_file_system || section.ignore_inode || section.ignore_ctime {
                 return Err(place.at(words.span(), "what chooses among files goes with paths; of a command everything is kept"));
