@@ -41,7 +41,7 @@ impl Drop for Cluster {
 
 /// A user who may run a database, when this process may not.
 fn other_user() -> Option<(u32, u32)> {
-    let named = ["postgres", "nobody"].iter().find_map(|name| uzers::get_user_by_name(name));
+    let named = ["postgres", "nobody"].iter().find_map(uzers::get_user_by_name);
     rustix::process::getuid().is_root().then(|| named.map(|user| (user.uid(), user.primary_group_id()))).flatten()
 }
 

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use holdfast::metrics::figures::Figures;
 use holdfast::metrics::names::{
-    ALL, EXPECTED_INTERVAL, INFO, LABELS, LAST_RUN_BYTES, LAST_RUN_EXIT_CODE, LAST_RUN_FILES, LAST_RUN_REQUESTS, LAST_RUN_STATUS,
-    LAST_RUN_TIMESTAMP, LAST_SUCCESS_TIMESTAMP, Metric, NEWEST_SNAPSHOT, REPLICA_BEHIND, REPLICA_LAST_VERIFY, REPLICA_UP,
-    SNAPSHOTS,
+    ALL, EXPECTED_INTERVAL, INFO, LABELS, LAST_RUN_BYTES, LAST_RUN_EXIT_CODE, LAST_RUN_FILES, LAST_RUN_REQUESTS,
+    LAST_RUN_RETRIES, LAST_RUN_STATUS, LAST_RUN_TIMESTAMP, LAST_SUCCESS_TIMESTAMP, Metric, NEWEST_SNAPSHOT, REPLICA_BEHIND,
+    REPLICA_LAST_VERIFY, REPLICA_UP, SNAPSHOTS,
 };
 use serde_json::Value;
 
 use crate::support::desk::{Desk, end, is_installed, until};
 use crate::support::door::{Act, Fault};
+use crate::support::s3_server::S3Server;
 use crate::support::watcher::Watcher;
 
 const JOBS: &str =
@@ -127,6 +128,28 @@ fn the_last_success_survives_failures() {
     assert_eq!(of(&alone, &LAST_RUN_TIMESTAMP, &DUMP), of(&blind, &LAST_RUN_TIMESTAMP, &DUMP));
     assert_eq!(of(&alone, &LAST_RUN_STATUS, &FILES), Some(0.0));
     assert!(of(&alone, &NEWEST_SNAPSHOT, &[("job", "dump")]).is_some());
+}
+
+#[test]
+fn requests_and_those_sent_again_are_counted() {
+    let server = S3Server::start();
+    let desk = Desk::new(&[], "");
+    let store = format!("[[store]]\nname = \"cloud\"\nurl = \"{}\"\n", server.url("figures"));
+    desk.configure(&store, "[[job]]\nname = \"files\"\npaths = [\"src\"]\n[metrics]\nfile = \"figures.prom\"\n");
+    let run = |words: &[&str]| {
+        let out = desk.command(words).envs(server.environment()).output().expect("started");
+        assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+        let puts = of(&figures(&desk), &LAST_RUN_REQUESTS, &[("kind", "put"), ("replica", "cloud")]);
+        (puts.expect("told"), of(&figures(&desk), &LAST_RUN_RETRIES, &[("replica", "cloud")]).expect("told"))
+    };
+    let (puts, again) = run(&["run", "--init"]);
+    assert_eq!((puts, again), (server.count("PutObject") as f64, 0.0), "what the server saw is what is told");
+    let before = server.count("PutObject");
+    server.fault(Fault::refusal(503, "SlowDown").on("PutObject").times(2));
+    let (puts, again) = run(&["run"]);
+    assert!(server.faults_are_over());
+    // A request counts once, however often it was sent.
+    assert_eq!((puts, again), ((server.count("PutObject") - before) as f64 - 2.0, 2.0));
 }
 
 #[test]
