@@ -188,6 +188,13 @@ impl Env {
         }
     }
 
+    /// Starts a job that may wait for the operating system as long as it likes, on a thread of its own: nobody waits for it, and
+    /// it ends with the process. Fails when the system has no thread to give.
+    pub fn thread(&self, job: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        #[allow(clippy::disallowed_methods)]
+        std::thread::Builder::new().name("waiting".into()).spawn(job).map(drop)
+    }
+
     /// Starts a task. It is aborted when the returned handle is dropped; awaiting the handle gives its result.
     pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Task<T> {
         #[allow(clippy::disallowed_methods)]

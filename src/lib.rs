@@ -16,6 +16,7 @@
 //! | [`lifecycle`] | activity: what becomes of a repository over time |
 //! | [`verify`] | activity: is it all there, is it all right |
 //! | [`doctor`] | activity: are the places that hold it as they should be |
+//! | [`metrics`] | what a scheduled run tells those who watch it |
 //! | [`repository`] | typed objects kept safely: log, keys, index |
 //! | [`replica`] | the same repository at several stores |
 //! | [`format`] | structures to bytes and back, pure |
@@ -23,6 +24,7 @@
 //! | [`seal`] | chunk to sealed frame and back, pure |
 //! | [`source`] | where bytes come from |
 //! | [`store`] | one bucket at one provider |
+//! | [`command`] | other programs: started without our secrets, ended with all they started |
 //! | [`clock`] | time, chance and work, handed in |
 //! | [`progress`] | counters that a run writes and the terminal reads |
 //!
@@ -32,10 +34,12 @@ pub mod backup;
 pub mod chunk;
 pub mod cli;
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod doctor;
 pub mod format;
 pub mod lifecycle;
+pub mod metrics;
 pub mod progress;
 pub mod replica;
 pub mod repository;

@@ -38,6 +38,9 @@ impl Reading {
             let (mut content, back) = match self.pieces(file).await? {
                 Ok(Some(done)) => done,
                 Ok(None) => return Ok(Outcome::Interrupted),
+                Err(_) if item.found.origin.is_stream() && self.stop.requested() => return Ok(Outcome::Interrupted),
+                // Half a stream is no backup of it: nothing of it is recorded.
+                Err(e) if item.found.origin.is_stream() => return Err(broken(&e)),
                 Err(e) if e.is_vanished() => return Ok(Outcome::Vanished),
                 Err(e) => {
                     problems.push((path_bytes(item.found.path()), told(&e)));
@@ -212,6 +215,11 @@ impl Reading {
             counters.stored.add(stored);
         }
     }
+}
+
+/// Why a stream could not be read: what it says itself.
+fn broken(e: &SourceError) -> BackupError {
+    BackupError::Stream(std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string))
 }
 
 /// Reads from `offset` on until the buffer is full, the run ends at `end`, or the file does: how much was read, and how much

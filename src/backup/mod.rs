@@ -24,12 +24,14 @@ pub mod participants;
 pub mod pass;
 pub mod read;
 pub mod seal;
+pub mod stream;
 pub mod upload;
 pub mod walk;
 
 use std::path::PathBuf;
 
 use crate::backup::pass::one_pass;
+use crate::backup::stream::StreamSettings;
 use crate::clock::Time;
 use crate::format::Hash;
 use crate::progress::{Progress, Stop};
@@ -46,6 +48,8 @@ use crate::source::metadata::raise_open_files;
 pub struct BackupSettings {
     /// What to back up: absolute paths.
     pub paths: Vec<PathBuf>,
+    /// A stream to back up instead of paths.
+    pub stream: Option<StreamSettings>,
     /// The path to record for the root instead of its own (only with one path).
     pub recorded_as: Option<PathBuf>,
     /// Recorded host name.
@@ -104,6 +108,7 @@ impl Default for BackupSettings {
     fn default() -> BackupSettings {
         BackupSettings {
             paths: Vec::new(),
+            stream: None,
             recorded_as: None,
             host: String::new(),
             user: String::new(),
@@ -185,6 +190,9 @@ pub enum BackupError {
     /// A setting that cannot be carried out (exit 2).
     #[error("{0}")]
     Settings(String),
+    /// A stream broke off: what it was, how it ended and what it said last (exit 1). Nothing of it was recorded.
+    #[error("{0}; no snapshot was made")]
+    Stream(String),
     /// None of the sources could be read (exit 1).
     #[error("nothing to back up: {0}")]
     NoSource(String),
@@ -225,14 +233,15 @@ pub struct Given {
     pub source: Box<dyn Source>,
 }
 
-/// Backs up the paths of the settings, once.
+/// Backs up the paths of the settings, or their stream, once.
 pub async fn run(
     repository: &Repository,
     settings: &BackupSettings,
     progress: &Progress,
     stop: &Stop,
 ) -> Result<BackupReport, BackupError> {
-    run_sources(repository, settings, Vec::new(), progress, stop).await
+    let given = settings.stream.as_ref().map(|stream| stream::given(&repository.env, stream, stop));
+    run_sources(repository, settings, given.into_iter().collect(), progress, stop).await
 }
 
 /// Backs up the paths of the settings (none are needed) and then `sources`, once. Sources can be read only once: with any
@@ -296,6 +305,9 @@ fn verify_settings(settings: &BackupSettings, sources: usize) -> Result<(), Back
     let wrong = |message: String| Err(BackupError::Settings(message));
     if settings.paths.is_empty() && sources == 0 {
         return wrong("nothing to back up: name at least one path".into());
+    }
+    if settings.stream.is_some() && (!settings.paths.is_empty() || sources != 1) {
+        return wrong("a stream is backed up by itself: paths beside it need a backup of their own".into());
     }
     if let Some(relative) = settings.paths.iter().find(|p| !p.is_absolute()) {
         return wrong(format!("{} is not an absolute path", relative.display()));

@@ -320,7 +320,8 @@ impl<'r> Pass<'_, 'r> {
                     break end;
                 }
                 self.last_partial = self.repository.env.elapsed();
-                if !self.settings.dry_run {
+                // In a first large file, or a stream, there is nothing yet: a snapshot of nothing helps nobody.
+                if !self.settings.dry_run && (catalog.entries > 0 || !self.roots.is_empty()) {
                     self.partial(&mut catalog, &name, as_path).await?;
                     self.last_partial = self.repository.env.elapsed();
                 }

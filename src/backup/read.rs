@@ -21,7 +21,7 @@ use crate::seal::Kind;
 use crate::source::attributes::read_xattrs;
 use crate::source::directory::Found;
 use crate::source::error::SourceError;
-use crate::source::metadata::{Kind as ItemKind, Meta, OwnerNames};
+use crate::source::metadata::{Kind as ItemKind, OwnerNames};
 use crate::source::reading::{OpenFile, Small, open_file, read_link, read_small};
 
 /// How often a file that changes is read again.
@@ -127,8 +127,11 @@ impl Reading {
     }
 
     /// Whether an item belongs into a batch (else it is read on its own).
-    pub fn is_small(&self, meta: &Meta) -> bool {
-        meta.kind != ItemKind::File || (meta.size <= self.small() as u64 && meta.allocated >= meta.size)
+    pub fn is_small(&self, found: &Found) -> bool {
+        let meta = &found.meta;
+        // A stream does not say how long it is, and cannot be read again.
+        !found.origin.is_stream()
+            && (meta.kind != ItemKind::File || meta.size <= self.small() as u64 && meta.allocated >= meta.size)
     }
 
     /// Reads and seals a batch of small items.

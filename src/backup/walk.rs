@@ -112,6 +112,7 @@ pub async fn run(
             let previous = if parents.is_empty() { None } else { parents.find(&found.key).await };
             if let Some((value, entry, late)) = &previous
                 && found.meta.kind != Kind::Directory
+                && !found.origin.is_stream()
                 && !comparing.force
                 && !*late
                 && is_unchanged(entry, &found.meta, &hard_link, comparing.compare)
@@ -130,7 +131,7 @@ pub async fn run(
                 batch.slots.push(Some(Outcome::Done(Box::new(done))));
             } else {
                 let item = Item { found, hard_link, previous: previous.map(|(value, _, _)| value) };
-                if reading.is_small(&item.found.meta) {
+                if reading.is_small(&item.found) {
                     batch.add(item);
                 } else {
                     if !batch.send(reading, &pending).await {

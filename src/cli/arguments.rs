@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::{
-    backup, completions, doctor, forget, github, heal, init, key, lifecycle, ls, man, prune, repair, restore, retire, snapshots,
-    status, undelete, verify,
+    backup, completions, doctor, forget, github, heal, init, key, lifecycle, ls, man, prune, repair, restore, retire, run,
+    snapshots, status, undelete, verify,
 };
 use crate::config::Overrides;
 use crate::config::amount::Size;
+use crate::config::run::LogFormat;
 use crate::config::secret::{Named, SecretSource};
 
 /// What each exit code means, as people read it.
@@ -95,6 +96,9 @@ pub struct Global {
         hide_default_value = true
     )]
     pub github: github::When,
+    /// Write what is told besides results as a log, text or json, to standard error [$HOLDFAST_LOG_FORMAT; default: plainly]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
     /// Only results, warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
@@ -123,6 +127,7 @@ impl Global {
             memory: self.memory,
             state_dir: self.state_dir.clone(),
             secret: Named { all },
+            log: self.log_format,
         }
     }
 }
@@ -156,6 +161,8 @@ pub enum Command {
     Retire(retire::RetireArguments),
     /// Do what is due by the configuration: heal, forget, prune, verify a slice
     Lifecycle(lifecycle::LifecycleArguments),
+    /// Do what a scheduled job does: back up all configured jobs, then what is due by the configuration
+    Run(run::RunArguments),
     /// Show the replicas side by side
     Status(status::StatusArguments),
     /// Say what differs from what a locked-down store should be, and the fix

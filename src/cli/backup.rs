@@ -1,10 +1,12 @@
 //! `holdfast backup`: paths, or configured jobs, into all stores at once.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::backup::stream::{STREAM_NAME, STREAM_STALL, StreamSettings, recorded_path};
 use crate::backup::{self, BackupReport, BackupSettings, ReplicaReport};
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::{Outcome, Signal};
@@ -14,7 +16,7 @@ use crate::cli::output::{count, duration, name, rfc3339, short, size, table};
 use crate::cli::terminal::Watch;
 use crate::clock::Time;
 use crate::config::Settings;
-use crate::config::amount::Size;
+use crate::config::amount::{Size, Span};
 use crate::progress::Progress;
 use crate::repository::Access;
 use crate::repository::error::Fault;
@@ -80,6 +82,18 @@ pub struct BackupArguments {
     /// zstd level of what is new, 1 to 22; 0 stores as it is [default: 3]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(0..=22))]
     pub compression: Option<u8>,
+    /// Back up standard input as one file; when it breaks off or stalls there is no snapshot
+    #[arg(long, conflicts_with_all = ["paths", "job", "command"])]
+    pub stdin: bool,
+    /// Back up what a command prints as one file: `--command -- PROGRAM ARGUMENT...`; when it fails there is no snapshot
+    #[arg(long, requires = "paths", conflicts_with = "job")]
+    pub command: bool,
+    /// What that file is called [default: stdin]
+    #[arg(long, value_name = "NAME")]
+    pub stdin_filename: Option<OsString>,
+    /// How long the stream may give nothing before it counts as broken [default: 15m]
+    #[arg(long, value_name = "TIME")]
+    pub stall: Option<Span>,
     /// Do not heal first what a replica lacks
     #[arg(long)]
     pub no_heal: bool,
@@ -125,24 +139,49 @@ pub async fn run(context: &Context, arguments: BackupArguments) -> Result<Outcom
     Ok(outcome)
 }
 
+/// The stream that the command line names, if it does.
+fn stream(arguments: &BackupArguments) -> Result<Option<StreamSettings>, Failure> {
+    if !arguments.stdin && !arguments.command {
+        return match arguments.stdin_filename.is_some() || arguments.stall.is_some() {
+            true => Err(Failure::usage("--stdin-filename and --stall go with --stdin or --command")),
+            false => Ok(None),
+        };
+    }
+    let a = arguments;
+    let lists = [&a.exclude, &a.iexclude, &a.exclude_if_present];
+    let chosen = lists.iter().any(|list| !list.is_empty()) || !a.exclude_file.is_empty() || a.exclude_larger_than.is_some();
+    if chosen || a.exclude_caches || a.one_file_system || a.force || a.ignore_inode || a.ignore_ctime {
+        return Err(Failure::usage("what chooses or compares files goes with paths; a stream is read whole each time"));
+    }
+    let name = arguments.stdin_filename.as_deref().unwrap_or(OsStr::new(STREAM_NAME));
+    Ok(Some(StreamSettings {
+        command: arguments.command.then(|| arguments.paths.iter().map(|word| word.clone().into_os_string()).collect()),
+        path: recorded_path(name).map_err(Failure::usage)?,
+        stall: arguments.stall.map_or(STREAM_STALL, |span| span.0),
+    }))
+}
+
 /// What is to be run: the paths, or the jobs, each with the command line's words on top.
 fn plan(context: &Context, settings: &Settings, arguments: &BackupArguments) -> Result<Vec<BackupSettings>, Failure> {
+    let stream = stream(arguments)?;
     let mut runs = match (arguments.paths.is_empty(), arguments.job.is_empty()) {
+        _ if stream.is_some() => vec![BackupSettings { stream, ..settings.backup.clone() }],
         (false, _) => {
             let paths = arguments.paths.iter().map(|p| context.absolute(p)).collect();
             vec![BackupSettings { paths, ..settings.backup.clone() }]
         }
         (true, false) => {
             let find = |wanted: &String| {
-                let job = settings.jobs.iter().find(|job| job.label == *wanted);
-                job.cloned().ok_or_else(|| Failure::usage(format!("there is no job {wanted:?} in the configuration")))
+                let job = settings.jobs.iter().find(|job| job.backup.label == *wanted);
+                job.map(|job| job.backup.clone())
+                    .ok_or_else(|| Failure::usage(format!("there is no job {wanted:?} in the configuration")))
             };
             arguments.job.iter().map(find).collect::<Result<Vec<_>, _>>()?
         }
         (true, true) if settings.jobs.is_empty() => {
             return Err(Failure::usage("nothing to back up: name a path, or configure a [[job]]"));
         }
-        (true, true) => settings.jobs.clone(),
+        (true, true) => settings.jobs.iter().map(|job| job.backup.clone()).collect(),
     };
     let recorded_as = arguments.recorded_as.as_ref();
     if let Some(path) = recorded_as.filter(|p| !p.is_absolute()) {
@@ -205,6 +244,32 @@ async fn one(
     unlock: &Unlock,
     heal: bool,
 ) -> Result<Outcome, Failure> {
+    let done = step(context, settings, what, unlock, heal).await?;
+    context.output.summary(&summary(&done, what));
+    if !context.output.json {
+        print(context, settings, what, &done.report);
+    }
+    Ok(outcome(&done.report, context.signal()))
+}
+
+/// A backup that was done.
+pub struct Done {
+    /// What it came to.
+    pub report: BackupReport,
+    /// When it began.
+    pub began: Time,
+    /// When it ended.
+    pub ended: Time,
+}
+
+/// Backs up; problems and notes are said.
+pub async fn step(
+    context: &Context,
+    settings: &Settings,
+    what: &BackupSettings,
+    unlock: &Unlock,
+    heal: bool,
+) -> Result<Done, Failure> {
     let access = if what.dry_run { Access::Read } else { Access::Write };
     let repository = context.open(settings, unlock, access).await?;
     if heal && !what.dry_run {
@@ -227,12 +292,7 @@ async fn one(
     for note in &report.notes {
         context.output.note(note);
     }
-    let ended = context.env.now();
-    context.output.summary(&summary(&report, what, began, ended));
-    if !context.output.json {
-        print(context, settings, what, &report);
-    }
-    Ok(outcome(&report, context.signal()))
+    Ok(Done { report, began, ended: context.env.now() })
 }
 
 /// How a backup that has a snapshot at quorum, or was a dry run, came out. `signal` is what asked it to stop, if anything did.
@@ -251,7 +311,8 @@ pub fn outcome(report: &BackupReport, signal: Option<Signal>) -> Outcome {
 }
 
 /// The last line of a backup with `--json`: restic's fields under restic's names, and ours.
-fn summary(report: &BackupReport, run: &BackupSettings, began: Time, ended: Time) -> Value {
+pub fn summary(done: &Done, run: &BackupSettings) -> Value {
+    let Done { report, began, ended } = done;
     let s = &report.statistics;
     let mut summary = json!({
         "message_type": "summary", "dry_run": report.dry_run,
@@ -261,7 +322,7 @@ fn summary(report: &BackupReport, run: &BackupSettings, began: Time, ended: Time
         "data_added": s.data_added, "data_added_packed": s.data_added_stored,
         "total_files_processed": s.files,
         "total_bytes_processed": s.bytes,
-        "backup_start": rfc3339(began), "backup_end": rfc3339(ended), "total_duration": report.duration.as_secs_f64(),
+        "backup_start": rfc3339(*began), "backup_end": rfc3339(*ended), "total_duration": report.duration.as_secs_f64(),
         "bytes_read": s.bytes_read, "errors": report.errors, "partial": report.partial, "label": run.label,
         "write_quorum": report.quorum,
         "replicas": report.replicas.iter().map(|r| json!({
@@ -277,9 +338,12 @@ fn summary(report: &BackupReport, run: &BackupSettings, began: Time, ended: Time
     summary
 }
 
-fn print(context: &Context, settings: &Settings, run: &BackupSettings, report: &BackupReport) {
+/// The report for people.
+pub fn print(context: &Context, settings: &Settings, run: &BackupSettings, report: &BackupReport) {
     let s = &report.statistics;
-    let paths: Vec<String> = run.paths.iter().map(|p| name(std::os::unix::ffi::OsStrExt::as_bytes(p.as_os_str()))).collect();
+    let stream = run.stream.as_ref().map(|stream| &stream.path);
+    let paths: Vec<String> =
+        run.paths.iter().chain(stream).map(|p| name(std::os::unix::ffi::OsStrExt::as_bytes(p.as_os_str()))).collect();
     let what = match (&report.snapshot, report.dry_run) {
         (_, true) => "dry run, nothing was written:".to_owned(),
         (Some(id), _) if report.partial => format!("partial snapshot {}", short(id)),

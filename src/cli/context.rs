@@ -24,6 +24,7 @@ use crate::repository::{Access, Repository};
 use crate::restore::RestoreError;
 use crate::store;
 use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::meter::Meter;
 use crate::verify::VerifyError;
 
 /// Why a command could not do what it was asked, ready to be said.
@@ -63,7 +64,7 @@ impl From<BackupError> for Failure {
         let fault = match &e {
             BackupError::Repository(e) => e.fault,
             BackupError::Settings(_) => Fault::Usage,
-            BackupError::NoSource(_) => Fault::Failed,
+            BackupError::NoSource(_) | BackupError::Stream(_) => Fault::Failed,
             BackupError::BelowQuorum { fault, .. } => *fault,
             BackupError::Interrupted => Fault::Interrupted,
         };
@@ -129,12 +130,21 @@ pub struct Context {
     pub current: PathBuf,
     /// How this program was called.
     pub program: OsString,
+    /// The meters of all stores that were opened, by name.
+    pub meters: Meters,
 }
+
+/// The meters of all stores that a command opened, by name; one store may be opened several times.
+pub type Meters = Arc<Mutex<Vec<(String, Meter)>>>;
 
 impl Context {
     /// The settings of this run.
     pub fn settings(&self) -> Result<Settings, Failure> {
-        Ok(resolve(&self.overrides, &self.environment, &self.current)?)
+        let settings = resolve(&self.overrides, &self.environment, &self.current)?;
+        if let Some(format) = settings.log {
+            self.output.log_as(format);
+        }
+        Ok(settings)
     }
 
     /// Reads the secret that opens the repository, or asks for it where none is configured and there is somebody to ask;
@@ -169,6 +179,9 @@ impl Context {
                 let action = format!("opening {}", choice.url);
                 Err(StoreError::new(StoreErrorKind::TimedOut, &choice.name, action))
             });
+            if let (Ok(store), Ok(mut meters)) = (&store, self.meters.lock()) {
+                meters.push((choice.name.clone(), store.meter.clone()));
+            }
             Member { name: choice.name.clone(), url: choice.url.to_string(), store }
         }))
         .await

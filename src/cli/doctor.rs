@@ -194,12 +194,11 @@ fn summary(context: &Context, findings: &[Finding]) -> Outcome {
         }
     }
     let of = |level: Level| counts.get(&level).copied().unwrap_or(0);
-    if context.output.json {
-        context.output.object(&json!({
-            "message_type": "summary", "errors": of(Level::Error), "warnings": of(Level::Warning),
-            "unknown": of(Level::Unknown), "ok": of(Level::Ok),
-        }));
-    } else {
+    context.output.summary(&json!({
+        "message_type": "summary", "errors": of(Level::Error), "warnings": of(Level::Warning),
+        "unknown": of(Level::Unknown), "ok": of(Level::Ok),
+    }));
+    if !context.output.json {
         context.output.line(format_args!(
             "errors: {}, warnings: {}, unknown: {}, ok: {}",
             of(Level::Error),

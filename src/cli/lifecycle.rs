@@ -30,19 +30,43 @@ pub struct LifecycleArguments {
     pub dry_run: bool,
 }
 
-/// Does what is due. A step that fails is named, and the next goes on where that is safe: nothing is pruned by rules that
-/// were refused or not written down.
+/// Does what is due.
 pub async fn run(context: &Context, arguments: LifecycleArguments) -> Result<Outcome, Failure> {
-    let began = context.env.elapsed();
     let settings = context.settings()?;
     let unlock = context.unlock(&settings, false).await?;
+    let done = steps(context, &settings, &unlock, arguments, false).await?;
+    context.output.summary(&done.summary);
+    Ok(done.outcome)
+}
+
+/// What a lifecycle came to.
+pub struct Done {
+    /// Every step, as JSON.
+    pub summary: Value,
+    /// How it came out.
+    pub outcome: Outcome,
+    /// What this identity is denied and therefore was left to another one.
+    pub denied: Vec<String>,
+}
+
+/// Does what is due, step by step. A step that fails is named, and the next goes on where that is safe: nothing is pruned by rules
+/// that were refused or not written down. With `forgiving`, what a provider denies this identity is no failure: another
+/// identity is meant to do it.
+pub async fn steps(
+    context: &Context,
+    settings: &Settings,
+    unlock: &Unlock,
+    arguments: LifecycleArguments,
+    forgiving: bool,
+) -> Result<Done, Failure> {
+    let began = context.env.elapsed();
     let dry_run = arguments.dry_run;
     let access = if dry_run { Access::Read } else { Access::Write };
-    let mut repository = context.open(&settings, &unlock, access).await?;
-    let mut steps = Steps { context, said: Map::new(), outcome: Outcome::success() };
+    let mut repository = context.open(settings, unlock, access).await?;
+    let mut steps = Steps { context, said: Map::new(), outcome: Outcome::success(), forgiving, denied: Vec::new() };
 
     steps.begin("heal");
-    let healed = heal::step(context, &settings, &unlock, &mut repository, Vec::new(), dry_run).await;
+    let healed = heal::step(context, settings, unlock, &mut repository, Vec::new(), dry_run).await;
     if let Some((report, begun)) = steps.done("heal", healed) {
         let outcome = heal::outcome(context, &report);
         steps.report("heal", heal::summary(&report, &begun), outcome, || heal::print(context, &report));
@@ -51,7 +75,7 @@ pub async fn run(context: &Context, arguments: LifecycleArguments) -> Result<Out
     let mut forgotten = false;
     if steps.go_on() {
         steps.begin("forget");
-        match forget::configured(context, &settings, arguments.confirm) {
+        match forget::configured(context, settings, arguments.confirm) {
             None => {
                 forgotten = true;
                 steps.skip("forget", "there are no rules in [retention]: nothing is forgotten");
@@ -87,10 +111,16 @@ pub async fn run(context: &Context, arguments: LifecycleArguments) -> Result<Out
             false => steps.skip("prune", "what is to stay was not settled: nothing is pruned"),
             true => {
                 let done =
-                    prune::step(context, &repository, &prune::how(&settings, &PruneArguments { dry_run, ..Default::default() }))
+                    prune::step(context, &repository, &prune::how(settings, &PruneArguments { dry_run, ..Default::default() }))
                         .await;
                 if let Some(report) = steps.done("prune", done) {
-                    let outcome = prune::outcome(context, &report);
+                    let outcome = match prune::denied(&report).filter(|_| steps.forgiving) {
+                        Some(why) => {
+                            steps.denied.push(why);
+                            Outcome::success()
+                        }
+                        None => prune::outcome(context, &report),
+                    };
                     steps.report("prune", prune::summary(&report), outcome, || prune::print(context, &report));
                 }
             }
@@ -101,7 +131,7 @@ pub async fn run(context: &Context, arguments: LifecycleArguments) -> Result<Out
         steps.begin("verify");
         match dry_run {
             true => {
-                let due = due(&repository, &settings, today(&context.env)).await;
+                let due = due(&repository, settings, today(&context.env)).await;
                 let slices: Vec<Value> = due.iter().map(|(store, due)| slices(store, *due)).collect();
                 steps.skip("verify", "a dry run reads nothing");
                 steps.said.insert("slices".into(), slices.into());
@@ -109,7 +139,7 @@ pub async fn run(context: &Context, arguments: LifecycleArguments) -> Result<Out
             false => {
                 // Prune has changed what lies where.
                 drop(repository);
-                let verified = verify_due(&mut steps, &settings, &unlock).await;
+                let verified = verify_due(&mut steps, settings, unlock).await;
                 steps.done("verify", verified);
             }
         }
@@ -180,6 +210,8 @@ struct Steps<'c> {
     context: &'c Context,
     said: Map<String, Value>,
     outcome: Outcome,
+    forgiving: bool,
+    denied: Vec<String>,
 }
 
 impl Steps<'_> {
@@ -220,6 +252,11 @@ impl Steps<'_> {
     fn done<T>(&mut self, step: &str, result: Result<T, Failure>) -> Option<T> {
         match result {
             Ok(done) => Some(done),
+            Err(failure) if self.forgiving && failure.fault == Fault::Denied => {
+                self.said.insert(step.into(), json!({"skipped": failure.message}));
+                self.denied.push(format!("{step}: {}", failure.message));
+                None
+            }
             Err(failure) => {
                 self.said.insert(step.into(), json!({"failed": failure.message}));
                 self.fail(step, &failure);
@@ -233,7 +270,7 @@ impl Steps<'_> {
         !self.outcome.stops_the_run() && !self.context.stop.requested()
     }
 
-    fn finish(mut self, began: std::time::Duration, dry_run: bool) -> Outcome {
+    fn finish(mut self, began: std::time::Duration, dry_run: bool) -> Done {
         if self.context.stop.requested() {
             self.outcome.join(Outcome::failure(Fault::Interrupted, self.context.signal()));
         }
@@ -242,7 +279,6 @@ impl Steps<'_> {
         if let Some(fields) = summary.as_object_mut() {
             fields.append(&mut self.said);
         }
-        self.context.output.summary(&summary);
-        self.outcome
+        Done { summary, outcome: self.outcome, denied: self.denied }
     }
 }

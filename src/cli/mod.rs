@@ -10,12 +10,15 @@ pub mod completions;
 pub mod context;
 pub mod doctor;
 pub mod exit;
+pub mod figures;
 pub mod forget;
 pub mod github;
 pub mod heal;
+pub mod hooks;
 pub mod init;
 pub mod key;
 pub mod lifecycle;
+pub mod log;
 pub mod ls;
 pub mod man;
 pub mod output;
@@ -24,6 +27,7 @@ pub mod prune;
 pub mod repair;
 pub mod restore;
 pub mod retire;
+pub mod run;
 pub mod select;
 pub mod snapshots;
 pub mod status;
@@ -69,6 +73,9 @@ pub async fn run(words: Vec<OsString>, environment: Environment) -> u8 {
     let global = arguments.global;
     let github = GitHub::of(global.github, &environment);
     let output = Arc::new(Output::new(global.json, global.quiet, global.verbose).with_github(github));
+    if let Some(format) = global.log_format {
+        output.log_as(format);
+    }
     let result = match std::env::current_dir() {
         Ok(current) => {
             let context = Context {
@@ -80,6 +87,7 @@ pub async fn run(words: Vec<OsString>, environment: Environment) -> u8 {
                 environment,
                 current,
                 program: words.into_iter().next().unwrap_or_default(),
+                meters: Arc::default(),
             };
             let signals = listen(&context);
             let result = match signals {
@@ -123,6 +131,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<Outcome, Failur
         Command::Repair(arguments) => repair::run(context, arguments).await,
         Command::Retire(arguments) => retire::run(context, arguments).await,
         Command::Lifecycle(arguments) => lifecycle::run(context, arguments).await,
+        Command::Run(arguments) => run::run(context, arguments).await,
         Command::Status(arguments) => status::run(context, arguments).await,
         Command::Doctor(arguments) => doctor::run(context, arguments).await,
         Command::Key(arguments) => key::run(context, arguments).await,

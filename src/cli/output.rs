@@ -2,12 +2,15 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::cli::github::{GitHub, harmless};
+use crate::cli::log;
 use crate::clock::Time;
+use crate::config::run::LogFormat;
 
 /// Where a command says things.
 pub struct Output {
@@ -18,6 +21,7 @@ pub struct Output {
     /// More notes.
     pub verbose: bool,
     github: Option<GitHub>,
+    logs: AtomicBool,
     results: Mutex<Results>,
 }
 
@@ -35,7 +39,14 @@ impl Output {
 
     /// Prints results to `to`.
     pub fn to(to: Box<dyn Write + Send>, json: bool, quiet: bool, verbose: bool) -> Output {
-        Output { json, quiet, verbose, github: None, results: Mutex::new(Results { to, closed: false, failure: None }) }
+        Output {
+            json,
+            quiet,
+            verbose,
+            github: None,
+            logs: AtomicBool::new(false),
+            results: Mutex::new(Results { to, closed: false, failure: None }),
+        }
     }
 
     /// Speaks to GitHub's runner, too.
@@ -93,17 +104,31 @@ impl Output {
         }
     }
 
+    /// From now on, what is told besides results goes to a log that machines read, instead of plainly to standard error.
+    pub fn log_as(&self, format: LogFormat) {
+        log::start(format);
+        self.logs.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is such a log.
+    pub fn logs(&self) -> bool {
+        self.logs.load(Ordering::Relaxed)
+    }
+
     /// Says something that matters but is no failure.
     pub fn warn(&self, text: &str) {
-        match self.json {
-            true => say(&json!({"message_type": "warning", "message": text}).to_string()),
-            false => self.annotate(GitHub::warning, text, || format!("warning: {}", printable(text))),
+        match (self.logs(), self.json) {
+            (true, _) => log::warn(&printable(text)),
+            (false, true) => say(&json!({"message_type": "warning", "message": text}).to_string()),
+            (false, false) => self.annotate(GitHub::warning, text, || format!("warning: {}", printable(text))),
         }
     }
 
     /// Says something that is good to know; people only.
     pub fn note(&self, text: &str) {
-        if !self.quiet && !self.json {
+        if self.logs() {
+            log::note(&printable(text));
+        } else if !self.quiet && !self.json {
             self.tell(&printable(text));
         }
     }
@@ -122,13 +147,16 @@ impl Output {
 
     /// Says that one item failed; the run goes on. `during` is what was being done.
     pub fn problem(&self, during: &str, item: &str, message: &str) {
-        match self.json {
-            true => {
-                // Standard error stays JSON: only the page hears of it.
-                let _ = self.github.as_ref().map(|github| github.problem(&format!("{}: {message}", name(item.as_bytes()))));
+        if self.logs() || self.json {
+            // Standard error stays of one kind: only the page hears of it.
+            let _ = self.github.as_ref().map(|github| github.problem(&format!("{}: {message}", name(item.as_bytes()))));
+        }
+        match (self.logs(), self.json) {
+            (true, _) => log::problem(during, &name(item.as_bytes()), &printable(message)),
+            (false, true) => {
                 say(&json!({"message_type": "error", "error": {"message": message}, "during": during, "item": item}).to_string())
             }
-            false => {
+            (false, false) => {
                 let text = format!("{}: {}", name(item.as_bytes()), printable(message));
                 self.annotate(GitHub::problem, &text, || format!("error: {text}"));
             }
@@ -137,9 +165,10 @@ impl Output {
 
     /// Says why the run ended with `code`.
     pub fn failure(&self, code: u8, message: &str) {
-        match self.json {
-            true => say(&json!({"message_type": "exit_error", "code": code, "message": message}).to_string()),
-            false => self.annotate(
+        match (self.logs(), self.json) {
+            (true, _) => log::failure(code, &printable(message)),
+            (false, true) => say(&json!({"message_type": "exit_error", "code": code, "message": message}).to_string()),
+            (false, false) => self.annotate(
                 |github, text| Some(github.failure(code, text)),
                 message,
                 || format!("holdfast: {}", printable(message)),

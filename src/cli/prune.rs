@@ -95,6 +95,14 @@ pub fn outcome(context: &Context, report: &PruneReport) -> Outcome {
     outcome
 }
 
+/// Why replicas were not pruned, if all that kept them from it is that their providers deny it.
+pub fn denied(report: &PruneReport) -> Option<String> {
+    let mut behind = report.replicas.iter().filter(|r| r.behind.is_some()).peekable();
+    behind.peek()?;
+    let told = |r: &ReplicaPruned| (r.fault == Some(Fault::Denied)).then(|| r.behind.clone().unwrap_or_default());
+    behind.map(told).collect::<Option<Vec<String>>>().map(|all| format!("prune: {}", all.join("; ")))
+}
+
 /// The report as JSON.
 pub fn summary(report: &PruneReport) -> Value {
     let tally = |tally: &Tally| json!({"objects": tally.objects, "bytes": tally.bytes});

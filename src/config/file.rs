@@ -24,6 +24,14 @@ pub struct ConfigFile {
     pub backup: BackupSection,
     /// `[[job]]`: what is backed up when no path is named.
     pub job: Vec<JobSection>,
+    /// `[hooks]`: commands around a whole `run`.
+    pub hooks: HooksSection,
+    /// `[metrics]`: where a `run` leaves its figures.
+    pub metrics: MetricsSection,
+    /// `[ping]`: who is told that a `run` began and ended.
+    pub ping: PingSection,
+    /// `[log]`: what is told while a command goes on, for machines.
+    pub log: LogSection,
     /// `[retention]`: which snapshots `forget` keeps.
     pub retention: RetentionSection,
     /// `[lifecycle]`: how careful `lifecycle` is.
@@ -163,7 +171,15 @@ pub struct JobSection {
     /// What `--job` calls it; recorded as the snapshot's label.
     pub name: Spanned<String>,
     /// What is backed up.
-    pub paths: Spanned<Vec<PathBuf>>,
+    pub paths: Option<Spanned<Vec<PathBuf>>>,
+    /// Instead of paths: the command whose output is backed up, program and arguments.
+    pub command: Option<Spanned<Vec<String>>>,
+    /// What that output is called.
+    pub filename: Option<Spanned<String>>,
+    /// How long the command may print nothing.
+    pub stall: Option<Spanned<Span>>,
+    /// How often the job is meant to run.
+    pub every: Option<Spanned<Span>>,
     /// The path to record instead of the only one.
     pub recorded_as: Option<Spanned<PathBuf>>,
     /// Recorded tags.
@@ -195,6 +211,53 @@ pub struct JobSection {
     /// Do not compare the time of the last status change.
     #[serde(default)]
     pub ignore_ctime: bool,
+    /// Who is told that this job began and ended.
+    pub ping: Option<Spanned<String>>,
+    /// Commands around this job in a `run`.
+    #[serde(default)]
+    pub hooks: HooksSection,
+}
+
+/// `[hooks]` and `[job.hooks]`: lists of commands, each a list of program and arguments.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HooksSection {
+    /// Before; one that fails stops what was to follow.
+    pub before: Vec<Spanned<Vec<String>>>,
+    /// After all went well.
+    pub after: Vec<Spanned<Vec<String>>>,
+    /// After something failed.
+    pub failed: Vec<Spanned<Vec<String>>>,
+    /// In the end, whatever happened.
+    pub finally: Vec<Spanned<Vec<String>>>,
+    /// How long one command may take.
+    pub timeout: Option<Spanned<Span>>,
+}
+
+/// `[metrics]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSection {
+    /// A text file for the node exporter.
+    pub file: Option<Spanned<PathBuf>>,
+    /// The address of a Pushgateway.
+    pub push: Option<Spanned<String>>,
+}
+
+/// `[ping]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PingSection {
+    /// The address of the sign of life.
+    pub url: Option<Spanned<String>>,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    /// `text` or `json`.
+    pub format: Option<Spanned<String>>,
 }
 
 /// `[retention]`.

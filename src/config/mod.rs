@@ -1,13 +1,14 @@
 //! From file, environment and flags to validated settings.
 //!
 //! What is here: the configuration file (`file`), amounts as people write them (`amount`), where secrets come from
-//! (`secret`), what a store's section means (`store`), and `resolve`, which puts flag before environment before file before default. What comes in: text and
+//! (`secret`), what a store's section means (`store`), what belongs to a scheduled run (`run`), and `resolve`, which puts flag before environment before file before default. What comes in: text and
 //! what the command line overrides. What goes out: [`Settings`] that need no further validation, or one error that names
 //! the place. What never happens here: a store opened, a repository touched.
 
 pub mod amount;
 pub mod file;
 pub mod resolve;
+pub mod run;
 pub mod secret;
 pub mod store;
 
@@ -18,11 +19,13 @@ use std::time::Duration;
 
 use crate::backup::BackupSettings;
 use crate::config::amount::Size;
+use crate::config::run::{Hooks, LogFormat, MetricsSettings};
 use crate::config::secret::{Named, SecretSource};
 use crate::lifecycle::prune::PruneSettings;
 use crate::lifecycle::prune_plan::Limits;
 use crate::lifecycle::retention::group::GroupBy;
 use crate::lifecycle::retention::policy::Policy;
+use crate::metrics::post::Address;
 use crate::replica::ReplicaSettings;
 use crate::store::settings::StoreSettings;
 use crate::store::url::StoreUrl;
@@ -91,6 +94,8 @@ pub struct Overrides {
     pub state_dir: Option<PathBuf>,
     /// Where the secret is.
     pub secret: Named,
+    /// How machines read what is told.
+    pub log: Option<LogFormat>,
 }
 
 /// One store.
@@ -131,8 +136,29 @@ pub struct Settings {
     pub lifecycle: LifecycleSettings,
     /// What `prune` takes out when it is not told.
     pub prune: PruneDefaults,
-    /// The jobs; each is `backup` with its own words on top, its name as the label.
-    pub jobs: Vec<BackupSettings>,
+    /// The jobs.
+    pub jobs: Vec<Job>,
+    /// Commands around a whole `run`.
+    pub hooks: Hooks,
+    /// Where a `run` leaves its figures.
+    pub metrics: MetricsSettings,
+    /// Who is told that a `run` began and ended.
+    pub ping: Option<Address>,
+    /// How machines read what is told while a command goes on; none: they do not.
+    pub log: Option<LogFormat>,
+}
+
+/// A thing to back up, with what belongs to it in a `run`.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// [`Settings::backup`] with the job's own words on top, its name as the label.
+    pub backup: BackupSettings,
+    /// How often it is meant to run.
+    pub every: Option<Duration>,
+    /// Commands around it.
+    pub hooks: Hooks,
+    /// Who is told that it began and ended.
+    pub ping: Option<Address>,
 }
 
 /// What `forget` does when it is not told.

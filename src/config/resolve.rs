@@ -7,11 +7,12 @@ use crate::config::amount::Size;
 use crate::config::file::{
     self, BackupSection, ConfigFile, JobSection, LifecycleSection, Origin, PruneSection, RetentionSection,
 };
+use crate::config::run;
 use crate::config::secret::{Named, SecretSource};
 use crate::config::store::{self, distinct, store_flag};
 use crate::config::{
-    ConfigError, Environment, INDEX_MEMORY, LifecycleSettings, MEMORY_MIN, Overrides, PruneDefaults, RetentionSettings, Settings,
-    StoreChoice, absolute,
+    ConfigError, Environment, INDEX_MEMORY, Job, LifecycleSettings, MEMORY_MIN, Overrides, PruneDefaults, RetentionSettings,
+    Settings, StoreChoice, absolute,
 };
 use crate::lifecycle::prune_plan::Limits;
 use crate::lifecycle::retention::policy::{Policy, TagList};
@@ -116,6 +117,10 @@ pub fn resolve(overrides: &Overrides, environment: &Environment, current: &Path)
         state_dir,
         backup,
         jobs,
+        hooks: run::hooks(&file.hooks, &place)?,
+        metrics: run::metrics(&file.metrics, &place)?,
+        ping: run::ping(file.ping.url.as_ref(), &place)?,
+        log: run::log(overrides, environment, &file.log, &place)?,
         retention: retention_settings(&file.retention, &place)?,
         lifecycle: lifecycle_settings(&file.lifecycle, &place)?,
         prune: prune_defaults(&file.prune),
@@ -309,21 +314,19 @@ impl Place<'_> {
         self.at(span, name).to_string()
     }
 
-    fn job(&self, section: &JobSection, backup: &BackupSettings) -> Result<BackupSettings, ConfigError> {
+    fn job(&self, section: &JobSection, backup: &BackupSettings) -> Result<Job, ConfigError> {
         if let Some(reason) = bad_name(section.name.get_ref()) {
             return Err(self.at(section.name.span(), reason));
         }
-        let paths = section.paths.get_ref();
-        if paths.is_empty() {
-            return Err(self.at(section.paths.span(), "names no path"));
-        }
+        let (paths, stream) = run::source(section, self)?;
         let recorded_as = match &section.recorded_as {
             Some(path) if paths.len() != 1 => return Err(self.at(path.span(), "recorded_as needs exactly one path")),
             Some(path) if !path.get_ref().is_absolute() => return Err(self.at(path.span(), "recorded_as must be absolute")),
             recorded => recorded.as_ref().map(|p| p.get_ref().clone()),
         };
-        Ok(BackupSettings {
-            paths: paths.iter().map(|p| absolute(self.folder, p)).collect(),
+        let backup = BackupSettings {
+            paths,
+            stream,
             recorded_as,
             label: section.name.get_ref().clone(),
             tags: section.tags.clone(),
@@ -337,6 +340,12 @@ impl Place<'_> {
             ignore_inode: section.ignore_inode,
             ignore_ctime: section.ignore_ctime,
             ..backup.clone()
+        };
+        Ok(Job {
+            backup,
+            every: run::every(section.every.as_ref(), self)?,
+            hooks: run::hooks(&section.hooks, self)?,
+            ping: run::ping(section.ping.as_ref(), self)?,
         })
     }
 }

@@ -37,7 +37,7 @@ pub fn read_xattrs(found: &Found) -> Result<Attributes, SourceError> {
                 read => read,
             }
         }
-        Origin::Given(_) => Ok(Attributes::default()),
+        Origin::Given(_) | Origin::Stream(_) => Ok(Attributes::default()),
     }
 }
 

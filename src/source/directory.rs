@@ -73,7 +73,7 @@ impl Found {
     pub fn path(&self) -> PathBuf {
         match &self.origin {
             Origin::Directory(parent) => path_below(&parent.root, &self.key),
-            Origin::Given(_) => path_below(Path::new(""), &self.key),
+            Origin::Given(_) | Origin::Stream(_) => path_below(Path::new(""), &self.key),
         }
     }
 }

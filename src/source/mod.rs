@@ -2,7 +2,7 @@
 //!
 //! What is here: [`Source`], what a backup asks of any of them; the walk of a directory tree (`directory`, its sorted
 //! `names`), what the file system says about an item (`metadata`, `attributes`), its content (`reading`), and what is
-//! left out (`filter`); the first names of hard links (`firsts`). What comes in: a path and settings. What goes out: items in catalog order, bytes, problems named one by one.
+//! left out (`filter`); the first names of hard links (`firsts`); what comes once and is then gone (`stream`). What comes in: a path and settings. What goes out: items in catalog order, bytes, problems named one by one.
 //! What never happens here: async, a path resolved twice, a name turned into text, a decision about what to store,
 //! a problem that is swallowed.
 
@@ -14,6 +14,7 @@ pub mod firsts;
 pub mod metadata;
 pub mod names;
 pub mod reading;
+pub mod stream;
 
 use std::fmt;
 use std::io;
@@ -43,6 +44,16 @@ pub enum Origin {
     Directory(Arc<DirHandle>),
     /// The content itself. Asked of regular files only.
     Given(Arc<dyn Content>),
+    /// Content that comes once, from its start to its end, and says only there how long it is: it is never compared, and a
+    /// failure to read it is a failure of the run. Asked of regular files only.
+    Stream(Arc<dyn Content>),
+}
+
+impl Origin {
+    /// Whether the content comes once only.
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Origin::Stream(_))
+    }
 }
 
 impl fmt::Debug for Origin {
@@ -50,6 +61,7 @@ impl fmt::Debug for Origin {
         match self {
             Origin::Directory(handle) => handle.fmt(f),
             Origin::Given(_) => f.write_str("given content"),
+            Origin::Stream(_) => f.write_str("a stream"),
         }
     }
 }

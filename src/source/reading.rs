@@ -74,7 +74,7 @@ pub fn open_file(found: &Found) -> Result<OpenFile, SourceError> {
 fn open_same(found: &Found) -> Result<(Handle, Meta), SourceError> {
     let parent = match &found.origin {
         Origin::Directory(parent) => parent,
-        Origin::Given(content) => return Ok((Handle::Given(content.clone()), found.meta)),
+        Origin::Given(content) | Origin::Stream(content) => return Ok((Handle::Given(content.clone()), found.meta)),
     };
     // A pipe that took the file's place must not hold us up: no blocking.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;

@@ -109,6 +109,7 @@ struct Counters {
     rows: [(OnceLock<Box<str>>, Row); ROWS],
     last_finished: AtomicU64,
     in_flight: AtomicU64,
+    sent_again: AtomicU64,
 }
 
 type Row = [Cell; OPERATIONS];
@@ -147,6 +148,16 @@ impl Meter {
             figures.rows.insert(name.to_string(), row);
         }
         figures
+    }
+
+    /// Requests that were sent again so far.
+    pub fn sent_again(&self) -> u64 {
+        self.0.sent_again.load(Relaxed)
+    }
+
+    /// Counts a request that is sent again.
+    pub fn count_again(&self) {
+        self.0.sent_again.fetch_add(1, Relaxed);
     }
 
     /// When the store last answered, as [`MeterFigures::last_finished`].

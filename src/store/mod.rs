@@ -192,8 +192,8 @@ pub fn wrap(env: &Env, provider: Arc<dyn Store>, settings: &StoreSettings) -> Op
         requests: settings.request_limit,
     };
     let pressure = limits.pressure();
-    let retrying = Retrying::new(env, provider, retries(settings)).reporting_to(pressure.clone());
-    let limited = Limited::new(env, Arc::new(retrying), &limits, pressure);
     let meter = Meter::new();
+    let retrying = Retrying::new(env, provider, retries(settings)).reporting_to(pressure.clone()).counting(meter.clone());
+    let limited = Limited::new(env, Arc::new(retrying), &limits, pressure);
     OpenStore { store: Arc::new(Metered::new(env, Arc::new(limited), meter.clone())), meter }
 }

@@ -12,6 +12,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use crate::clock::Env;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::limit::Pressure;
+use crate::store::meter::Meter;
 use crate::store::name::ObjectName;
 use crate::store::{OBJECT_MAX, ObjectInfo, Store};
 
@@ -66,6 +67,7 @@ pub struct Retrying {
     // In hundredths of a retry: whole numbers, so that a run replays exactly.
     tokens: Mutex<u64>,
     pressure: Option<Pressure>,
+    meter: Option<Meter>,
 }
 
 /// One request with its attempts.
@@ -78,7 +80,7 @@ impl Retrying {
     /// `inner`, with retries.
     pub fn new(env: &Env, inner: Arc<dyn Store>, settings: RetrySettings) -> Retrying {
         let tokens = Mutex::new(u64::from(settings.budget.reserve) * 100);
-        Retrying { env: env.clone(), inner, settings, tokens, pressure: None }
+        Retrying { env: env.clone(), inner, settings, tokens, pressure: None, meter: None }
     }
 
     /// Tells `pressure` of every throttled attempt, also of those that a later attempt makes good.
@@ -98,6 +100,11 @@ impl Retrying {
                 result => return result,
             }
         }
+    }
+
+    /// Counts in `meter` what is sent again.
+    pub fn counting(self, meter: Meter) -> Retrying {
+        Retrying { meter: Some(meter), ..self }
     }
 
     fn request(&self) -> Request<'_> {
@@ -196,6 +203,9 @@ impl Request<'_> {
             wait += asked.min(ASKED_MAX);
         }
         self.attempt += 1;
+        if let Some(meter) = &self.store.meter {
+            meter.count_again();
+        }
         self.store.env.sleep(wait).await;
         true
     }

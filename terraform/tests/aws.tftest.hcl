@@ -129,7 +129,7 @@ run "job" {
     }
   }
   assert {
-    condition     = [for role in ["writer", "pruner"] : one([for one in jsondecode(aws_ecs_task_definition.job[role].container_definitions) : join(" ", one.command) if one.name == "holdfast"])] == ["run --init", "lifecycle"]
+    condition     = [for role in ["writer", "pruner"] : one([for one in jsondecode(aws_ecs_task_definition.job[role].container_definitions) : join(" ", one.command) if one.name == "holdfast"])] == ["run --init --no-lifecycle", "lifecycle"]
     error_message = "The writer runs the jobs, and the pruner the lifecycle."
   }
   assert {

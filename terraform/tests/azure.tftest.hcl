@@ -100,7 +100,7 @@ run "job" {
     }
   }
   assert {
-    condition     = [for role in ["writer", "pruner"] : join(" ", azurerm_container_app_job.this[role].template[0].container[0].args)] == ["run --init", "lifecycle"]
+    condition     = [for role in ["writer", "pruner"] : join(" ", azurerm_container_app_job.this[role].template[0].container[0].args)] == ["run --init --no-lifecycle", "lifecycle"]
     error_message = "The writer runs the jobs, and the pruner the lifecycle."
   }
   assert {

@@ -78,7 +78,7 @@ run "job" {
     }
   }
   assert {
-    condition     = [for role in ["writer", "pruner"] : join(" ", google_cloud_run_v2_job.this[role].template[0].template[0].containers[0].args)] == ["run --init", "lifecycle"]
+    condition     = [for role in ["writer", "pruner"] : join(" ", google_cloud_run_v2_job.this[role].template[0].template[0].containers[0].args)] == ["run --init --no-lifecycle", "lifecycle"]
     error_message = "The writer runs the jobs, and the pruner the lifecycle."
   }
   assert {

@@ -158,8 +158,8 @@ fn relative_paths_start_where_they_are_written() {
     let place = Place::new(&(TWO.to_owned() + "[[job]]\nname = \"j\"\npaths = [\"../x\", \"/abs\"]\nexclude_file = [\"ex\"]\n"));
     let settings = place.file(&[]).expect("valid");
     assert_eq!(settings.stores[0].url.to_string(), format!("file://{}", place.at("conf/stores/a").display()));
-    assert_eq!(settings.jobs[0].paths, [place.at("x"), PathBuf::from("/abs")]);
-    assert_eq!(settings.jobs[0].exclude_files, [place.at("conf/ex")]);
+    assert_eq!(settings.jobs[0].backup.paths, [place.at("x"), PathBuf::from("/abs")]);
+    assert_eq!(settings.jobs[0].backup.exclude_files, [place.at("conf/ex")]);
     let flags = Overrides { stores: vec!["c=file:stores/c".into()], ..Overrides::default() };
     let settings = place.resolve(flags, &[]).expect("valid");
     assert_eq!(settings.stores[0].url.to_string(), format!("file://{}", place.at("work/stores/c").display()));

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use holdfast::backup::BackupSettings;
 use holdfast::config::file::{
-    BackupSection, ConfigFile, JobSection, LifecycleSection, Origin, PruneSection, RepositorySection, RetentionSection,
-    StoreSection, parse,
+    BackupSection, ConfigFile, HooksSection, JobSection, LifecycleSection, LogSection, MetricsSection, Origin, PingSection,
+    PruneSection, RepositorySection, RetentionSection, StoreSection, parse,
 };
 use holdfast::config::resolve::resolve;
+use holdfast::config::run::Hooks;
 use holdfast::config::{Environment, INDEX_MEMORY, LifecycleSettings, Overrides, PruneDefaults, RetentionSettings, Settings};
 use holdfast::replica::ReplicaSettings;
 use holdfast::store::settings::StoreSettings;
@@ -82,6 +83,11 @@ fn it_names_every_setting() {
     assert_eq!(named("store"), fields_of::<StoreSection>());
     assert_eq!(named("backup"), fields_of::<BackupSection>());
     assert_eq!(named("job"), fields_of::<JobSection>());
+    let hooks = first(&table["job"])["hooks"].as_table().expect("a section").keys().cloned().collect::<BTreeSet<_>>();
+    assert_eq!((hooks, named("hooks")), (fields_of::<HooksSection>(), fields_of::<HooksSection>()));
+    assert_eq!(named("metrics"), fields_of::<MetricsSection>());
+    assert_eq!(named("ping"), fields_of::<PingSection>());
+    assert_eq!(named("log"), fields_of::<LogSection>());
     assert_eq!(named("retention"), fields_of::<RetentionSection>());
     assert_eq!(named("lifecycle"), fields_of::<LifecycleSection>());
     assert_eq!(named("prune"), fields_of::<PruneSection>());
@@ -114,7 +120,7 @@ fn as_shipped_it_is_three_folders_and_a_source_that_exists() {
     let secret = settings.secret.as_ref().and_then(|s| s.file()).expect("a file");
     assert!(secret.starts_with(root().join("holdfast-demo")));
     assert_eq!(settings.jobs.len(), 1);
-    for path in settings.jobs.iter().flat_map(|job| &job.paths) {
+    for path in settings.jobs.iter().flat_map(|job| &job.backup.paths) {
         assert!(path.is_dir(), "{}", path.display());
     }
     let ignored = std::fs::read_to_string(root().join(".gitignore")).expect("a .gitignore");
@@ -126,9 +132,14 @@ fn the_defaults_it_names_are_the_defaults() {
     let (settings, backup) = (settings(), BackupSettings::default());
     let host_and_user = BackupSettings { host: settings.backup.host.clone(), user: settings.backup.user.clone(), ..backup };
     assert_eq!(format!("{:?}", settings.backup), format!("{host_and_user:?}"));
-    let job = &settings.jobs[0];
+    let job = &settings.jobs[0].backup;
     let bare = BackupSettings { paths: job.paths.clone(), label: job.label.clone(), ..settings.backup.clone() };
     assert_eq!(format!("{job:?}"), format!("{bare:?}"));
+    for hooks in [&settings.hooks, &settings.jobs[0].hooks] {
+        assert_eq!(format!("{hooks:?}"), format!("{:?}", Hooks::default()));
+    }
+    assert!(settings.jobs[0].every.is_none() && settings.jobs[0].ping.is_none() && settings.ping.is_none());
+    assert!(settings.metrics.file.is_none() && settings.metrics.push.is_none() && settings.log.is_none());
     let replicas = ReplicaSettings { write_quorum: Some(2), ..ReplicaSettings::default() };
     assert_eq!(format!("{:?}", settings.replicas), format!("{replicas:?}"));
     for store in &settings.stores {

@@ -112,6 +112,7 @@ impl Desk {
                 environment: Environment::of([("HOME".into(), self.at("home").into())]),
                 current: self.at(""),
                 program: "holdfast".into(),
+                meters: Arc::default(),
             };
             let done = lifecycle::run(&context, LifecycleArguments { confirm, dry_run }).await;
             context.output.finish().expect("printed");

@@ -2,7 +2,7 @@
 
 locals {
   jobs = var.job == null ? {} : {
-    writer = { schedule = var.job.run_schedule, command = ["run", "--init"], files = lookup(var.config, "writer", {}) }
+    writer = { schedule = var.job.run_schedule, command = ["run", "--init", "--no-lifecycle"], files = lookup(var.config, "writer", {}) }
     pruner = { schedule = var.job.lifecycle_schedule, command = ["lifecycle"], files = lookup(var.config, "pruner", {}) }
   }
   job_count = var.job == null ? 0 : 1

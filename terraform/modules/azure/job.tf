@@ -2,7 +2,7 @@
 
 locals {
   jobs = var.job == null ? {} : {
-    writer = { schedule = var.job.run_schedule, args = ["run", "--init"], files = lookup(var.config, "writer", {}) }
+    writer = { schedule = var.job.run_schedule, args = ["run", "--init", "--no-lifecycle"], files = lookup(var.config, "writer", {}) }
     pruner = { schedule = var.job.lifecycle_schedule, args = ["lifecycle"], files = lookup(var.config, "pruner", {}) }
   }
   # Tokens of managed identities last a day, and the job ends before. One that cannot be had costs one store, and not the backup.

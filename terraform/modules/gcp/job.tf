@@ -2,7 +2,7 @@
 
 locals {
   jobs = var.job == null ? {} : {
-    writer = { schedule = var.job.run_schedule, args = ["run", "--init"], files = lookup(var.config, "writer", {}) }
+    writer = { schedule = var.job.run_schedule, args = ["run", "--init", "--no-lifecycle"], files = lookup(var.config, "writer", {}) }
     pruner = { schedule = var.job.lifecycle_schedule, args = ["lifecycle"], files = lookup(var.config, "pruner", {}) }
   }
   file_secrets = merge([for role, job in local.jobs : { for name, text in job.files : "${role}-${replace(name, ".", "-")}" => { role = role, name = name, text = text } }]...)

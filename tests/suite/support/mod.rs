@@ -11,6 +11,7 @@ pub mod azure_login;
 pub mod azure_server;
 pub mod azure_tokens;
 pub mod clouds;
+pub mod desk;
 pub mod door;
 pub mod faulty_store;
 pub mod gcs_bucket;
@@ -36,6 +37,7 @@ pub mod schema_server;
 pub mod seen;
 pub mod source_tree;
 pub mod stage;
+pub mod watcher;
 pub mod wire;
 
 /// An object name from a text that is known to be one.
