@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::cli::context::{Context, Failure};
-use crate::cli::run::{Done, Ended};
+use crate::cli::run::{Ended, JobDone};
 use crate::cli::snapshots::time;
 use crate::clock::Time;
 use crate::config::Settings;
@@ -34,8 +34,18 @@ struct Stands {
     whole: bool,
 }
 
-/// Leaves the figures of a run where the settings want them; gives what went wrong.
-pub async fn leave(context: &Context, settings: &Settings, unlock: Option<&Unlock>, done: &Done) -> Vec<String> {
+/// What was done, as far as figures tell it.
+pub struct Told<'d> {
+    /// The whole, where a schedule called for all of it.
+    pub run: Option<&'d Ended>,
+    /// The jobs that had their turn.
+    pub jobs: &'d [JobDone],
+    /// The lifecycle; none when it had not.
+    pub lifecycle: Option<&'d Ended>,
+}
+
+/// Leaves the figures of what was done where the settings want them; gives what went wrong.
+pub async fn leave(context: &Context, settings: &Settings, unlock: Option<&Unlock>, done: &Told<'_>) -> Vec<String> {
     let wanted = &settings.metrics;
     if wanted.file.is_none() && wanted.push.is_none() {
         return Vec::new();
@@ -74,6 +84,7 @@ pub async fn leave(context: &Context, settings: &Settings, unlock: Option<&Unloc
         id: id.clone(),
         configured: settings.jobs.iter().map(|job| job.backup.label.clone()).collect(),
         had_turn: done.jobs.iter().map(|job| job.name.clone()).collect(),
+        run: done.run.is_some(),
         lifecycle: done.lifecycle.is_some(),
     };
     if let Some(path) = place {
@@ -100,6 +111,7 @@ struct Keep {
     id: String,
     configured: Vec<String>,
     had_turn: Vec<String>,
+    run: bool,
     lifecycle: bool,
 }
 
@@ -113,7 +125,11 @@ impl Keep {
             // When a job last went well stays true, whatever became of it now.
             _ if *metric == LAST_SUCCESS_TIMESTAMP => true,
             Some(job) => !self.had_turn.contains(job),
-            None => labels.get("operation").is_some_and(|operation| operation == "lifecycle") && !self.lifecycle,
+            None => match labels.get("operation").map(String::as_str) {
+                Some("run") => !self.run,
+                Some("lifecycle") => !self.lifecycle,
+                _ => false,
+            },
         }
     }
 }
@@ -180,7 +196,7 @@ fn status(code: u8) -> f64 {
 }
 
 /// What the run did.
-fn of_run(figures: &mut Figures, settings: &Settings, done: &Done, id: &str) {
+fn of_run(figures: &mut Figures, settings: &Settings, done: &Told<'_>, id: &str) {
     let version = env!("CARGO_PKG_VERSION");
     figures.set(&INFO, &[("repository", id), ("version", version)], 1.0);
     for job in &settings.jobs {
@@ -201,12 +217,14 @@ fn of_run(figures: &mut Figures, settings: &Settings, done: &Done, id: &str) {
             figures.set(&LAST_SUCCESS_TIMESTAMP, &labels, seconds(ended.at));
         }
     };
-    ended("", "run", &done.ended);
-    if let Some(lifecycle) = &done.lifecycle {
-        ended("", "lifecycle", &lifecycle.ended);
+    if let Some(run) = done.run {
+        ended("", "run", run);
+    }
+    if let Some(lifecycle) = done.lifecycle {
+        ended("", "lifecycle", lifecycle);
     }
     done.jobs.iter().for_each(|job| ended(&job.name, "backup", &job.ended));
-    for job in &done.jobs {
+    for job in done.jobs {
         let Some(report) = job.report() else { continue };
         let labels = [("repository", id), ("job", job.name.as_str()), ("operation", "backup")];
         let with = |name: &'static str, value: &'static str| [&labels[..], &[(name, value)]].concat();

@@ -9,7 +9,8 @@ use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
 use crate::cli::output::name;
 use crate::cli::prune::PruneArguments;
-use crate::cli::{forget, heal, prune, verify};
+use crate::cli::run::Ended;
+use crate::cli::{figures, forget, heal, prune, verify};
 use crate::clock::Env;
 use crate::config::Settings;
 use crate::lifecycle::rotation::{self, Due, NOTE_ROTATION};
@@ -33,8 +34,27 @@ pub struct LifecycleArguments {
 /// Does what is due.
 pub async fn run(context: &Context, arguments: LifecycleArguments) -> Result<Outcome, Failure> {
     let settings = context.settings()?;
-    let unlock = context.unlock(&settings, false).await?;
-    let done = steps(context, &settings, &unlock, arguments, false).await?;
+    let began = context.env.elapsed();
+    let dry_run = arguments.dry_run;
+    let (unlock, done) = match context.unlock(&settings, false).await {
+        Ok(unlock) => {
+            let done = steps(context, &settings, &unlock, arguments, false).await;
+            (Some(unlock), done)
+        }
+        Err(failure) => (None, Err(failure)),
+    };
+    if !dry_run {
+        let outcome = match &done {
+            Ok(done) => done.outcome.clone(),
+            Err(failure) => Outcome::failure(failure.fault, context.signal()),
+        };
+        let ended = Ended { outcome, at: context.env.now(), took: context.env.elapsed().saturating_sub(began) };
+        let told = figures::Told { run: None, jobs: &[], lifecycle: Some(&ended) };
+        for problem in figures::leave(context, &settings, unlock.as_ref(), &told).await {
+            context.output.warn(&problem);
+        }
+    }
+    let done = done?;
     context.output.summary(&done.summary);
     Ok(done.outcome)
 }

@@ -97,7 +97,9 @@ pub async fn run(context: &Context, arguments: RunArguments) -> Result<Outcome, 
         let (jobs, lifecycle, outcome, unlock) = whole.work(&jobs, &arguments).await;
         let ended = Ended { outcome, at: context.env.now(), took: context.env.elapsed().saturating_sub(began) };
         let done = Done { run_id: run_id.clone(), jobs, lifecycle, ended };
-        for problem in figures::leave(context, &settings, unlock.as_ref(), &done).await {
+        let told =
+            figures::Told { run: Some(&done.ended), jobs: &done.jobs, lifecycle: done.lifecycle.as_ref().map(|one| &one.ended) };
+        for problem in figures::leave(context, &settings, unlock.as_ref(), &told).await {
             context.output.warn(&problem);
         }
         let code = done.ended.outcome.code();

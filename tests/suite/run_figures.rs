@@ -128,6 +128,18 @@ fn the_last_success_survives_failures() {
     assert_eq!(of(&alone, &LAST_RUN_TIMESTAMP, &DUMP), of(&blind, &LAST_RUN_TIMESTAMP, &DUMP));
     assert_eq!(of(&alone, &LAST_RUN_STATUS, &FILES), Some(0.0));
     assert!(of(&alone, &NEWEST_SNAPSHOT, &[("job", "dump")]).is_some());
+    // The lifecycle by itself, as another identity runs it: it tells of itself, and leaves standing what runs told.
+    let lifecycle = [("operation", "lifecycle")];
+    desk.expect(0, &["lifecycle", "--dry-run"]);
+    assert_eq!(figures(&desk), alone, "a dry run leaves no figures");
+    desk.expect(0, &["lifecycle"]);
+    let later = figures(&desk);
+    assert!(of(&later, &LAST_RUN_TIMESTAMP, &lifecycle) > of(&alone, &LAST_RUN_TIMESTAMP, &lifecycle));
+    assert_eq!((of(&later, &LAST_RUN_STATUS, &lifecycle), of(&later, &LAST_RUN_EXIT_CODE, &lifecycle)), (Some(0.0), Some(0.0)));
+    for labels in [&FILES[..], &DUMP, &[("operation", "run")]] {
+        let told = of(&later, &LAST_RUN_TIMESTAMP, labels);
+        assert!(told.is_some() && told == of(&alone, &LAST_RUN_TIMESTAMP, labels), "{labels:?}");
+    }
 }
 
 #[test]
