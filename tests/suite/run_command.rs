@@ -230,8 +230,12 @@ fn killed_anywhere_the_next_run_is_whole() {
         ),
     );
     desk.expect(0, &["init"]);
+    // How long a whole run takes here says when to kill others.
+    let began = Instant::now();
+    desk.expect(0, &["run"]);
+    let whole = began.elapsed();
     let mut cut = 0;
-    for step in 0..8_u64 {
+    for step in 0..8 {
         desk.write("src/changing", &format!("{step}").repeat(200_000));
         let mut child = desk
             .command(&["run"])
@@ -239,7 +243,7 @@ fn killed_anywhere_the_next_run_is_whole() {
             .stderr(std::process::Stdio::null())
             .spawn()
             .expect("started");
-        std::thread::sleep(Duration::from_millis(60 + 170 * step));
+        std::thread::sleep(whole * step / 8);
         let _ = child.kill();
         cut += u32::from(child.wait().expect("ended").code().is_none());
     }
