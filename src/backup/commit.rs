@@ -91,7 +91,16 @@ impl Committing<'_> {
                 let chunks = index.read().expect("no panic while the index is locked");
                 let packs = hits.get(i).into_iter().flatten().map(|n| chunks.pack(*n)).map(|p| (p.kind, p.hash));
                 let distrusted = self.distrusted.get(i).cloned().unwrap_or_default();
-                (i, Reliance { own: outbox.own(i), hits: packs.collect(), parents: self.parents.clone(), distrusted })
+                (
+                    i,
+                    Reliance {
+                        own: outbox.own(i),
+                        hits: packs.collect(),
+                        parents: self.parents.clone(),
+                        distrusted,
+                        theirs: None,
+                    },
+                )
             })
             .collect();
         let (segments, stored) = (&segments, &stored);

@@ -38,10 +38,12 @@ type Due = (ObjectName, u64);
 pub async fn due(repository: &Repository, replica: usize, inventory: &Inventory) -> Result<(Vec<Due>, Deleted), PruneError> {
     let Some(log) = repository.log(replica).await else { return Ok((Vec::new(), Deleted::default())) };
     let live: std::collections::BTreeSet<Hash> = log.state.snapshots.values().map(|live| live.object).collect();
+    let lists: std::collections::BTreeSet<Hash> = log.state.named_lists.iter().map(|(_, list)| *list).collect();
     let condemned = |class: ObjectClass, hash: &Hash| {
         // Whatever a record says, what the log itself stands on is left alone.
         let needed = class == ObjectClass::Index && log.state.segments.contains(hash)
-            || class == ObjectClass::Snapshot && live.contains(hash);
+            || class == ObjectClass::Snapshot && live.contains(hash)
+            || class == ObjectClass::List && lists.contains(hash);
         log.state.is_condemned(class, hash) && !needed
     };
     let present: Vec<_> = inventory.objects.iter().filter(|((class, hash), _)| condemned(*class, hash)).collect();

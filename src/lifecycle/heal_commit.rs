@@ -64,6 +64,8 @@ pub async fn reliance(repository: &Repository, own: BTreeSet<(PackKind, Hash)>, 
 pub async fn commit(repository: &Repository, target: usize, one: &Pending, reliance: &Reliance) -> Result<(), WriteFault> {
     let replica = &repository.set.replicas[target];
     let patience = allowance(repository.set.settings.stall, one.object.stored.len() as u64);
+    // While a race for the slot was lost, another log may have told that it is forgotten.
+    let reliance = &Reliance { theirs: Some(one.id), ..reliance.clone() };
     let work = async {
         let name = place(repository, target, &one.object).await?;
         repository.commit(target, one.id, name, one.object.snapshot.partial, &[], &[], reliance).await

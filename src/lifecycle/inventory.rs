@@ -3,7 +3,7 @@
 //! A listing only proposes: an object that it leaves out is asked for by name where it matters, and one that it invents is
 //! condemned by a record before anything is sent to the store. Ages are told by the store's own clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -39,23 +39,28 @@ pub struct Seen {
 /// What lies at one replica.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    /// Packs, segments and snapshots.
+    /// Packs, segments, snapshots and lists.
     pub objects: BTreeMap<(ObjectClass, Hash), Seen>,
     /// When each slot of the epoch was written.
     pub slots: BTreeMap<u64, Time>,
     /// What is younger than this is spared; none: nothing is.
     pub spared_since: Option<Time>,
+    /// The slots of the epoch that have a checkpoint.
+    checkpoints: Vec<u64>,
+    /// Lists that something names.
+    lists: BTreeSet<Hash>,
 }
 
-/// The class of objects that prune looks after; keys and lists it leaves alone: what a key opens and what a list says, other
-/// records may need.
+/// The class of objects that prune looks after. Keys it leaves alone: no record names one that is in use. So it does checkpoints:
+/// the old ones, too, help to repair a log.
 fn class_of(class: Class) -> Option<ObjectClass> {
     match class {
         Class::DataPack => Some(ObjectClass::Data),
         Class::MetaPack => Some(ObjectClass::Meta),
         Class::Segment => Some(ObjectClass::Index),
         Class::Snapshot => Some(ObjectClass::Snapshot),
-        Class::Key | Class::List => None,
+        Class::List => Some(ObjectClass::List),
+        Class::Key => None,
     }
 }
 
@@ -66,7 +71,8 @@ pub fn object_name(class: ObjectClass, hash: &Hash) -> Option<ObjectName> {
         ObjectClass::Meta => Class::MetaPack,
         ObjectClass::Index => Class::Segment,
         ObjectClass::Snapshot => Class::Snapshot,
-        ObjectClass::List | ObjectClass::Key | ObjectClass::Checkpoint | ObjectClass::Unknown => return None,
+        ObjectClass::List => Class::List,
+        ObjectClass::Key | ObjectClass::Checkpoint | ObjectClass::Unknown => return None,
     };
     Some(layout::hashed(class, hash))
 }
@@ -77,10 +83,11 @@ pub fn pack_class(pack: &PackRow) -> ObjectClass {
 }
 
 impl Inventory {
-    /// Lists a replica, whose log is at `epoch`, once.
+    /// Lists a replica, whose log is at `epoch`, once, and finds out which lists something names.
     pub async fn take(repository: &Repository, replica: usize, epoch: u32, stop: &Stop) -> Result<Inventory, PruneError> {
         let mut inventory = Inventory::default();
         let store = repository.set.replicas[replica].store.clone();
+        let checkpoints = layout::checkpoint_prefix(epoch);
         let mut listing = store.list("");
         while let Some(info) = listing.next().await {
             if stop.requested() {
@@ -92,14 +99,49 @@ impl Inventory {
                 inventory.objects.extend(class_of(class).map(|class| ((class, hash), seen)));
             } else if let Some(slot) = layout::parse_slot(epoch, &info.name) {
                 inventory.slots.insert(slot, info.modified);
+            } else if info.name.as_str().starts_with(&checkpoints) {
+                inventory.checkpoints.extend(layout::parse_checkpoint(&info.name));
             }
-            if inventory.objects.len() + inventory.slots.len() > OBJECTS_MAX {
+            let all = inventory.objects.len() + inventory.slots.len() + inventory.checkpoints.len();
+            if all > OBJECTS_MAX {
                 let name = &repository.set.replicas[replica].name;
                 let why = format!("store {name}: it lists more than {OBJECTS_MAX} objects, which no prune can take in");
                 return Err(RepositoryError::new(Fault::Refused, why).into());
             }
         }
+        drop(listing);
+        inventory.find_lists(repository, replica, epoch, stop).await?;
         Ok(inventory)
+    }
+
+    /// The lists that checkpoints name. All are taken to be named where that cannot be told: where a checkpoint cannot be read,
+    /// and after a repair, since what is left of the log before it names lists, too. What records name is judged at the slot.
+    async fn find_lists(&mut self, repository: &Repository, replica: usize, epoch: u32, stop: &Stop) -> Result<(), PruneError> {
+        let first = (ObjectClass::List, [0; 32]);
+        let listed: BTreeSet<Hash> =
+            self.objects.range(first..=(ObjectClass::List, [255; 32])).map(|((_, hash), _)| *hash).collect();
+        let Some(log) = repository.log(replica).await else { return Ok(()) };
+        let named = log.named_lists();
+        if epoch > 1 {
+            self.lists = listed;
+        } else if !listed.iter().all(|hash| named.contains(hash) || log.state.is_condemned(ObjectClass::List, hash)) {
+            // Whatever those of records leave open, each checkpoint may name.
+            let reads = stream::iter(&self.checkpoints).map(|slot| log.lists_of_checkpoint(*slot)).buffered(AT_ONCE);
+            let mut reads = std::pin::pin!(reads);
+            while let Some(read) = reads.next().await {
+                if stop.requested() {
+                    return Err(PruneError::Interrupted);
+                }
+                match read {
+                    Ok(lists) => self.lists.extend(lists),
+                    Err(_) => {
+                        self.lists = listed;
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Spares what was written within `mercy` before `now`, both by the store's clock.
@@ -146,18 +188,20 @@ impl Inventory {
         Ok(unsound)
     }
 
-    /// What nothing needs: packs that the log never named, segments that are not in force, and the objects of snapshots that are
-    /// no roots. Also how many such objects are too young to go.
+    /// What nothing needs: packs that the log never named, segments that are not in force, the objects of snapshots that are no
+    /// roots, and lists that neither a record nor a checkpoint names. Also how many such objects are too young to go.
     pub async fn orphans(&self, repository: &Repository, replica: usize, footing: &Footing) -> Result<(Names, u64), PruneError> {
-        let live: std::collections::BTreeSet<Hash> = footing.snapshots.values().map(|live| live.object).collect();
+        let live: BTreeSet<Hash> = footing.snapshots.values().map(|live| live.object).collect();
         let index = repository.index().await?;
         let Some(log) = repository.log(replica).await else { return Ok((Names::new(), 0)) };
+        let lists = log.named_lists();
         let chunks = index.read().expect("no panic while the index is locked");
         let (mut names, mut young) = (Names::new(), 0);
         for ((class, hash), seen) in &self.objects {
             let needed = match class {
                 ObjectClass::Index => footing.segments.contains(hash),
                 ObjectClass::Snapshot => live.contains(hash),
+                ObjectClass::List => self.lists.contains(hash) || lists.contains(hash),
                 _ => chunks.pack_number(hash).is_some_and(|number| chunks.pack(number).published.has(replica)),
             };
             if needed || log.state.is_condemned(*class, hash) {

@@ -4,6 +4,9 @@
 //! move what is to stay (`repack`), prove the plan (`prune_proof`), condemn; then compact the index (`compact`) and remove what
 //! was condemned long enough ago (`delete`). A run that is cut off leaves new packs that nobody names, or copies that are
 //! published: the next one finds both.
+//!
+//! Never pruned: keys (a key slot in use is in no record), checkpoints (old ones help to repair a log), the log itself, and in
+//! an epoch that a repair began, lists.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -285,6 +285,7 @@ impl<'r> Site<'r> {
 
     /// Everything that is to be condemned: what is proven to go, and orphans that are still none of the log's.
     async fn names(&self, proof: &Proof<'_>, work: &Work, footing: &Footing) -> Result<Names, PruneError> {
+        let lists = self.repository.log(self.replica).await.map(|log| log.named_lists()).unwrap_or_default();
         let index = self.repository.index().await?;
         let chunks = index.read().expect("no panic while the index is locked");
         let live: BTreeSet<Hash> = footing.snapshots.values().map(|live| live.object).collect();
@@ -292,7 +293,7 @@ impl<'r> Site<'r> {
         for hashes in names.values_mut() {
             hashes.retain(|hash| {
                 let published = chunks.pack_number(hash).is_some_and(|number| chunks.pack(number).published.has(self.replica));
-                !published && !footing.segments.contains(hash) && !live.contains(hash)
+                !published && !footing.segments.contains(hash) && !live.contains(hash) && !lists.contains(hash)
             });
         }
         for number in proof.going() {

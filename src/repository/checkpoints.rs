@@ -90,13 +90,28 @@ impl Log {
         Ok(())
     }
 
-    pub(super) async fn read_checkpoint(&self, slot: u64) -> Result<(State, Runs), String> {
+    async fn stored_checkpoint(&self, slot: u64) -> Result<Checkpoint, String> {
         let epoch = self.state.epoch;
         let name = layout::checkpoint(epoch, slot);
         let stored = self.replica.store.get(&name, None).await.map_err(|e| e.to_string())?;
         let keyring = &self.keyring;
-        let checkpoint =
-            Checkpoint::decode(&stored, &keyring.keys.log, &keyring.repository_id, epoch, slot).map_err(|e| e.to_string())?;
+        Checkpoint::decode(&stored, &keyring.keys.log, &keyring.repository_id, epoch, slot).map_err(|e| e.to_string())
+    }
+
+    /// The lists that the checkpoint of a slot names, without reading them.
+    pub async fn lists_of_checkpoint(&self, slot: u64) -> Result<Vec<Hash>, String> {
+        let checkpoint = self.stored_checkpoint(slot).await?;
+        Ok(checkpoint.sets.iter().flat_map(|set| &set.runs).map(|run| array(&run.list)).collect())
+    }
+
+    /// The lists that records name, and those of the last checkpoint that was read or written here.
+    pub fn named_lists(&self) -> BTreeSet<Hash> {
+        let runs = self.runs.0.values().flat_map(|set| &set.lists).map(|(list, _)| *list);
+        self.state.named_lists.iter().map(|(_, list)| *list).chain(runs).collect()
+    }
+
+    pub(super) async fn read_checkpoint(&self, slot: u64) -> Result<(State, Runs), String> {
+        let (epoch, checkpoint) = (self.state.epoch, self.stored_checkpoint(slot).await?);
         let (mut state, mut runs) = (State { epoch, slot, ..State::default() }, Runs::default());
         state.hash = array(&checkpoint.slot_hash);
         state.replica_id = Some(array(&checkpoint.replica_id));
@@ -151,6 +166,10 @@ impl Log {
         let mut stored_sets = Vec::new();
         for ((kind, class), names) in sets(state) {
             let mut run = self.runs.0.get(&(kind, class)).cloned().unwrap_or_default();
+            // A list that was written for a checkpoint which came late was an orphan by then.
+            if run.lists.iter().any(|(list, _)| state.is_condemned(ObjectClass::List, list)) {
+                run = RunSet::default();
+            }
             let mut removed: Vec<Hash> = run.names.difference(names).copied().collect();
             if removed.len() > INLINE {
                 (run, removed) = (RunSet::default(), Vec::new());

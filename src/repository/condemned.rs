@@ -44,15 +44,16 @@ impl From<RepositoryError> for CondemnFault {
     }
 }
 
-/// Whether a log needs one of these names whatever was planned: objects of live snapshots, segments in force, and every class
-/// whose names something else than chunks may need.
+/// Whether a log needs one of these names whatever was planned: objects of live snapshots, segments in force, lists that its
+/// records name, and every class whose names something else may need.
 fn needed(state: &State, names: &Names) -> Option<&'static str> {
     for (class, hashes) in names {
         let held = match class {
             ObjectClass::Data | ObjectClass::Meta => false,
             ObjectClass::Index => hashes.iter().any(|hash| state.segments.contains(hash)),
             ObjectClass::Snapshot => state.snapshots.values().any(|live| hashes.contains(&live.object)),
-            ObjectClass::List | ObjectClass::Key | ObjectClass::Checkpoint | ObjectClass::Unknown => true,
+            ObjectClass::List => state.named_lists.iter().any(|(_, list)| hashes.contains(list)),
+            ObjectClass::Key | ObjectClass::Checkpoint | ObjectClass::Unknown => true,
         };
         if held {
             return Some("something on the list is needed by the log itself");

@@ -3,8 +3,8 @@
 //! Nothing here needs a clock, a lock or a listing. A slot once created never changes; whoever creates slot n has read
 //! all of 1..n-1 and verified its record against them; whoever loses the race reads the winner and verifies again.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,6 +53,8 @@ pub struct Log {
     pub(super) runs: crate::repository::checkpoints::Runs,
     pub(super) env: Env,
     pub(super) keyring: Arc<Keyring>,
+    /// What any log that this process reads has forgotten; shared by the logs of a repository once it is open.
+    pub(super) gone: Arc<Mutex<BTreeSet<Hash>>>,
     run_id: Hash,
     hashes: BTreeMap<u64, Hash>,
 }
@@ -81,6 +83,7 @@ impl Log {
             runs: crate::repository::checkpoints::Runs::default(),
             env: env.clone(),
             keyring: keyring.clone(),
+            gone: Arc::default(),
             run_id,
             hashes: BTreeMap::new(),
         }
@@ -97,9 +100,16 @@ impl Log {
         self.damaged = None;
         (self.checkpointed, self.runs) = (0, crate::repository::checkpoints::Runs::default());
         self.load_checkpoint().await?;
+        self.share(self.gone.clone());
         self.hashes.insert(self.state.slot, self.state.hash);
         // Two at least: a slot that was taken away is seen by the one behind it.
         self.read_on(2).await
+    }
+
+    /// From now on tells `gone` what is forgotten here, all of the past included.
+    pub(super) fn share(&mut self, gone: Arc<Mutex<BTreeSet<Hash>>>) {
+        gone.lock().expect("no panic while forgotten ids are noted").extend(&self.state.forgotten);
+        self.gone = gone;
     }
 
     /// Whether a head seen elsewhere is further than this log was read.
@@ -221,6 +231,15 @@ impl Log {
             }
         }
         self.state.apply(slot, hash, replica_id, body);
+        let forgets = match &body.action {
+            Some(Action::Forget(forget)) => &forget.ids[..],
+            Some(Action::Commit(commit)) => &commit.replaces[..],
+            _ => &[],
+        };
+        if !forgets.is_empty() {
+            let ids = forgets.iter().filter_map(|id| Hash::try_from(id.as_ref()).ok());
+            self.gone.lock().expect("no panic while forgotten ids are noted").extend(ids);
+        }
         for (class, names) in named {
             self.state.condemn(class, names);
         }

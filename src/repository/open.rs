@@ -188,6 +188,8 @@ impl Repository {
             return Err(RepositoryError::new(worst_fault, format!("no replica's log can be read: {}", stories.join("; "))));
         }
         audit(env, &set, &mut logs, &seen, &mut faults).await?;
+        let gone = Arc::default();
+        logs.iter_mut().flatten().for_each(|log| log.share(Arc::clone(&gone)));
         if logs.iter().flatten().any(|log| log.state.revoked.contains(&keyring.slot)) {
             return Err(RepositoryError::new(Fault::WrongKey, "this key was withdrawn from the repository"));
         }

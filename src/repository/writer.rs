@@ -1,6 +1,7 @@
 //! The way in: packs that are proven to lie somewhere are published, and snapshots are committed, in each replica's log.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -32,6 +33,8 @@ pub struct Reliance {
     pub parents: Vec<Hash>,
     /// The packs that were distrusted when entries were carried over unseen.
     pub distrusted: BTreeSet<Hash>,
+    /// A snapshot that others made: no log that this process has read may have forgotten it.
+    pub theirs: Option<Hash>,
 }
 
 /// Why a record could not be written at a replica.
@@ -50,8 +53,13 @@ impl From<RepositoryError> for WriteFault {
 }
 
 impl Reliance {
-    /// Judges the reliance against the whole fold: what is gone, if anything.
-    fn broken(&self, state: &State, published: &BTreeSet<Hash>) -> Option<String> {
+    /// Judges the reliance against the whole fold, and what any log has forgotten: what is gone, if anything.
+    fn broken(&self, state: &State, gone: &Mutex<BTreeSet<Hash>>, published: &BTreeSet<Hash>) -> Option<String> {
+        if let Some(id) = &self.theirs
+            && gone.lock().expect("no panic while forgotten ids are noted").contains(id)
+        {
+            return Some(format!("snapshot {} was forgotten", hex::encode(id)));
+        }
         for (kind, pack) in self.own.iter().chain(&self.hits) {
             if state.is_condemned((*kind).into(), pack) {
                 return Some(format!("pack {} was condemned", hex::encode(pack)));
@@ -201,10 +209,10 @@ impl Repository {
         let Some(mut log) = self.log(index).await else {
             return Err(RepositoryError::new(Fault::Failed, "the replica's log was never read").into());
         };
-        let mut lost = None;
+        let (mut lost, gone) = (None, log.gone.clone());
         let appended = log
             .append(action, true, &heads, |state| {
-                lost = reliance.broken(state, segments);
+                lost = reliance.broken(state, &gone, segments);
                 if let Some((id, object)) = &snapshot {
                     if state.forgotten.contains(id) {
                         lost = Some("this run's snapshot was forgotten already".into());

@@ -180,15 +180,19 @@ pub async fn verify_keys(what: &Examination<'_>, listed: &Listed) -> Result<(), 
     Ok(())
 }
 
-/// Lists that records or the newest checkpoints (`runs`) name must be there and whole; others serve older checkpoints.
+/// Lists that records or the newest checkpoints (`runs`) name must be there and whole; others serve older checkpoints, or ones
+/// that came after a prune had taken their lists for orphans: opening does without them.
 pub async fn verify_lists(what: &Examination<'_>, listed: &Listed, runs: BTreeSet<Hash>) -> Result<(), Halt> {
     let me = what.replica.index;
     let needed = runs.union(&what.facts.lists).copied().collect();
     let lists = listed.lists.union(&needed).copied().collect();
     for (name, story) in verify_hashed(what, Class::List, lists).await? {
-        match layout::parse_hashed(&name).is_some_and(|(_, hash)| needed.contains(&hash)) {
+        let Some((_, hash)) = layout::parse_hashed(&name) else { continue };
+        match needed.contains(&hash) && !what.is_condemned(ObjectClass::List, &hash).await {
             true => what.findings.add(me, name, story),
-            false => what.findings.note(me, format!("{name}, which serves older checkpoints only: {story}")),
+            false => {
+                what.findings.note(me, format!("{name}, which serves checkpoints alone that opening can do without: {story}"))
+            }
         }
     }
     Ok(())

@@ -39,6 +39,7 @@ mod probe;
 mod processes;
 mod prune;
 mod prune_command;
+mod prune_lists;
 mod prune_others;
 mod prune_places;
 mod prune_plans;

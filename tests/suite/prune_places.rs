@@ -54,8 +54,11 @@ async fn orphans_of_every_kind() {
     let snapshot = layout::hashed(Class::Snapshot, &object_hash(&junk));
     put(stage, &snapshot, &junk).await;
     orphans.insert(snapshot);
-    // What is not known to be useless stays: keys and lists, and what is not ours.
-    let mut kept = vec![layout::hashed(Class::Key, &object_hash(&junk)), layout::hashed(Class::List, &object_hash(&junk))];
+    let list = layout::hashed(Class::List, &object_hash(&junk));
+    put(stage, &list, &junk).await;
+    orphans.insert(list);
+    // What is not known to be useless stays: keys, and what is not ours.
+    let mut kept = vec![layout::hashed(Class::Key, &object_hash(&junk))];
     kept.extend(["data/zz/note", "elsewhere/object"].map(|name| ObjectName::new(name).expect("a name")));
     for name in &kept {
         put(stage, name, &junk).await;
