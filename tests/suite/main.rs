@@ -38,6 +38,7 @@ mod postgres;
 mod probe;
 mod processes;
 mod prune;
+mod prune_after_repair;
 mod prune_command;
 mod prune_lists;
 mod prune_others;
