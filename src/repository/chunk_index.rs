@@ -121,7 +121,7 @@ impl ChunkIndex {
 
     /// Bytes in use, about.
     pub fn memory(&self) -> u64 {
-        (self.rows.capacity() * 30 + self.frames.capacity() * 20 + self.packs.capacity() * 64 + self.more.len() * 80) as u64
+        (self.rows.memory() + self.frames.capacity() * 20 + self.packs.capacity() * 64 + self.more.len() * 80) as u64
     }
 
     /// Takes in what the logs of `replicas` published in one segment. A pack that is in already gains the replicas.

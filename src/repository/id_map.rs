@@ -2,8 +2,8 @@
 //! that a seed replays.
 //!
 //! In and out: keys and values. Never here: one table of many megabytes. Growing it holds the old one beside the new one, and
-//! once glibc has taken back a block of megabytes it keeps twice as much idle in every arena (`mallopt(3)`, the dynamic mmap
-//! threshold): a few such tables cost more than all that is in them.
+//! once glibc has taken back a block of 128 KiB or more it keeps up to twice as much idle in every arena (`mallopt(3)`, the
+//! dynamic mmap threshold): a few such tables cost more than all that is in them.
 
 #[allow(clippy::disallowed_types)]
 use std::collections::HashMap;
@@ -12,8 +12,8 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use crate::chunk::id::ChunkId;
 
-/// How many tables a large map has.
-const PARTS: usize = 64;
+/// How many tables a large map has: with three million keys of an index each of them is still shorter than 128 KiB.
+const PARTS: usize = 1024;
 
 /// Ids are keyed hashes, as good as random to anyone without the key: their own bits are the hash.
 #[derive(Default)]
@@ -39,19 +39,19 @@ pub type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
 /// A key whose bits are as good as random.
 pub trait Id: Eq + Hash {
-    /// Some eight of its bits.
-    fn bits(&self) -> u8;
+    /// Some sixteen of its bits.
+    fn bits(&self) -> u16;
 }
 
 impl Id for ChunkId {
-    fn bits(&self) -> u8 {
-        self.0[0]
+    fn bits(&self) -> u16 {
+        u16::from_le_bytes([self.0[0], self.0[1]])
     }
 }
 
 impl Id for [u8; 16] {
-    fn bits(&self) -> u8 {
-        self[0]
+    fn bits(&self) -> u16 {
+        u16::from_le_bytes([self[0], self[1]])
     }
 }
 
@@ -121,6 +121,11 @@ impl<K: Id, V> LargeIdMap<K, V> {
     pub fn capacity(&self) -> usize {
         self.0.iter().map(IdMap::capacity).sum()
     }
+
+    /// Bytes that the tables take, about: of every eight places seven are given out, and each has a byte beside it.
+    pub fn memory(&self) -> usize {
+        self.capacity() / 7 * 8 * (size_of::<(K, V)>() + 1)
+    }
 }
 
 #[cfg(test)]
@@ -136,20 +141,23 @@ mod tests {
     fn a_large_map_is_a_map() {
         let mut map = LargeIdMap::default();
         assert!(map.is_empty());
-        for number in 0..10_000 {
+        for number in 0..100_000 {
             assert_eq!(map.insert(key(number), number), None);
         }
-        assert_eq!((map.len(), map.get(&key(77)), map.get(&key(10_000))), (10_000, Some(&77), None));
+        assert_eq!((map.len(), map.get(&key(77)), map.get(&key(100_000))), (100_000, Some(&77), None));
         *map.entry(key(77)).or_default() += 1;
         assert_eq!(map.insert(key(77), 5), Some(78));
         let mut all: Vec<[u8; 16]> = map.iter().map(|(key, _)| *key).collect();
         all.sort();
         all.dedup();
-        assert_eq!(all.len(), 10_000);
+        assert_eq!(all.len(), 100_000);
         let most = map.0.iter().map(|part| part.len()).max().unwrap();
-        assert!(most < 2 * 10_000 / PARTS, "{most} in one of the tables");
+        assert!(most < 2 * 100_000 / PARTS, "{most} in one of the tables");
+        // A place is 20 bytes and one beside them; of those places between 7/16 and 7/8 are taken.
+        let each = map.memory() / map.len();
+        assert!((24..48).contains(&each), "{each} bytes for each key");
         map.retain(|_, number| *number % 100 == 5);
-        assert_eq!(map.len(), 101, "77 has a 5 now");
-        assert!(map.capacity() < 1000);
+        assert_eq!(map.len(), 1001, "77 has a 5 now");
+        assert!(map.capacity() < 10_000);
     }
 }
