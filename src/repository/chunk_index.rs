@@ -119,10 +119,9 @@ impl ChunkIndex {
         }
     }
 
-    /// Bytes in use, about. A table takes in keys until seven eighths of its places are taken; each is 28 bytes and one to find it.
+    /// Bytes in use, about. Of what has more than one place: a key, its part of a tree, and a block with one more place.
     pub fn memory(&self) -> u64 {
-        (self.rows.capacity() * 29 * 8 / 7 + self.frames.capacity() * 20 + self.packs.capacity() * 64 + self.more.len() * 80)
-            as u64
+        (self.rows.memory() + self.frames.capacity() * 20 + self.packs.capacity() * 64 + self.more.len() * 96) as u64
     }
 
     /// Takes in what the logs of `replicas` published in one segment. A pack that is in already gains the replicas.
@@ -179,7 +178,12 @@ impl ChunkIndex {
             std::collections::hash_map::Entry::Vacant(empty) => {
                 empty.insert(row);
             }
-            std::collections::hash_map::Entry::Occupied(_) => self.more.entry(key).or_default().push(row),
+            std::collections::hash_map::Entry::Occupied(_) => {
+                // Nearly all of these have one place more, and no room is left for others.
+                let more = self.more.entry(key).or_default();
+                more.reserve_exact(1);
+                more.push(row);
+            }
         }
     }
 

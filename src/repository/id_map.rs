@@ -2,9 +2,9 @@
 //! that a seed replays.
 //!
 //! In and out: keys and values. Never here: one table of many megabytes, nor many that grow. Growing a table holds the old one
-//! beside the new one, and leaves a hole behind; once glibc has taken back a block of megabytes it keeps twice as much idle in
-//! every arena (`mallopt(3)`, the dynamic mmap threshold): a few such tables cost more than all that is in them. So a large map
-//! consists of tables of one size; a full one is split in two, and what it leaves behind is just right for the next.
+//! beside the new one, and leaves a hole behind; once glibc has taken back a block of 128 KiB or more it keeps up to twice as
+//! much idle in every arena (`mallopt(3)`, the dynamic mmap threshold): a few such tables cost more than all that is in them.
+//! So a large map consists of tables of one size; a full one is split in two, and what it leaves behind fits the next.
 
 #[allow(clippy::disallowed_types)]
 use std::collections::HashMap;
@@ -13,9 +13,8 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use crate::chunk::id::ChunkId;
 
-/// Keys in a table that is full: all that the standard library's table of 4096 places takes in. With keys of 16 bytes and values
-/// of 12 it stays below the 128 KiB from which on glibc maps a block by itself.
-const FULL: usize = 3584;
+/// Bytes of a table, at most: from 128 KiB on glibc maps a block by itself.
+const TABLE_MAX: usize = 120 << 10;
 /// A table that is split so often grows instead: keys are not as random as they should be.
 const DEPTH_MAX: u32 = 20;
 
@@ -84,6 +83,15 @@ impl<K: Id, V> Default for LargeIdMap<K, V> {
 }
 
 impl<K: Id, V> LargeIdMap<K, V> {
+    /// Keys in a table that is full: of every eight places the standard library gives out seven, and each has a byte beside it.
+    const FULL: usize = {
+        let mut places = 64;
+        while 2 * places * (size_of::<(K, V)>() + 1) <= TABLE_MAX {
+            places *= 2;
+        }
+        places / 8 * 7
+    };
+
     fn table(&self, key: &K) -> usize {
         self.directory[key.bits() as usize & (self.directory.len() - 1)] as usize
     }
@@ -93,7 +101,7 @@ impl<K: Id, V> LargeIdMap<K, V> {
         loop {
             let number = self.table(key);
             let Table { map, depth } = &self.tables[number];
-            if map.len() < FULL || *depth >= DEPTH_MAX {
+            if map.len() < Self::FULL || *depth >= DEPTH_MAX {
                 return &mut self.tables[number].map;
             }
             self.split(number, key.bits());
@@ -108,7 +116,7 @@ impl<K: Id, V> LargeIdMap<K, V> {
             self.depth += 1;
         }
         let by = 1 << depth;
-        let empty = || IdMap::with_capacity_and_hasher(FULL, BuildHasherDefault::default());
+        let empty = || IdMap::with_capacity_and_hasher(Self::FULL, BuildHasherDefault::default());
         let (mut low, mut high) = (empty(), empty());
         for (key, value) in std::mem::take(&mut self.tables[number].map) {
             let half = if key.bits() & by == 0 { &mut low } else { &mut high };
@@ -175,11 +183,18 @@ impl<K: Id, V> LargeIdMap<K, V> {
     pub fn capacity(&self) -> usize {
         self.tables.iter().map(|table| table.map.capacity()).sum()
     }
+
+    /// Bytes that the tables take, about: of every eight places seven are given out, and each has a byte beside it.
+    pub fn memory(&self) -> usize {
+        self.capacity() / 7 * 8 * (size_of::<(K, V)>() + 1)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{FULL, LargeIdMap};
+    use super::LargeIdMap;
+
+    const FULL: usize = LargeIdMap::<[u8; 16], u32>::FULL;
 
     fn key(number: u32) -> [u8; 16] {
         let hash = blake3::hash(&number.to_le_bytes());
@@ -222,6 +237,9 @@ mod tests {
             }
         }
         assert!(map.tables.iter().all(|table| table.map.capacity() <= FULL));
+        // A place is 20 bytes and one beside them; of those places between 7/16 and 7/8 are taken.
+        let each = map.memory() / map.len();
+        assert!((24..=48).contains(&each), "{each} bytes for each key");
         let depths: std::collections::BTreeSet<u32> = map.tables.iter().map(|table| table.depth).collect();
         assert!(depths.len() <= 3 && map.directory.len() < 4 * map.tables.len(), "{depths:?}");
     }
@@ -236,6 +254,6 @@ mod tests {
             *map.entry(key).or_insert(0) += number;
         }
         assert_eq!(map.len(), 5_000);
-        assert!(map.tables.len() <= 21 && map.directory.len() == 1 << 20);
+        assert!(map.tables.len() <= 21 && map.directory.len() <= 1 << 20);
     }
 }
