@@ -39,11 +39,11 @@ locals {
   }
   job_subjects = {
     aws   = local.place == "aws" ? { for role in local.roles : role => "arn:aws:iam::${var.aws.account_id}:role/${var.name}-${role}" } : {}
-    gcp   = local.place == "gcp" ? module.gcp[0].subjects : {}
-    azure = local.place == "azure" ? module.azure[0].subjects : {}
+    gcp   = local.place == "gcp" && local.with.gcp ? module.gcp[0].subjects : {}
+    azure = local.place == "azure" && local.with.azure ? module.azure[0].subjects : {}
   }
   # Which trusted party the job is to each store but the one beside it.
-  job = local.place != "" ? { for role in ["writer", "pruner"] : "job-${role}" => {
+  job = contains(local.names, local.place) ? { for role in ["writer", "pruner"] : "job-${role}" => {
     issuer    = local.job_issuer[local.place]
     subjects  = [local.job_subjects[local.place][role]]
     role      = role

@@ -61,7 +61,7 @@ impl fmt::Debug for MetadataServer {
 
 impl MetadataServer {
     /// The server at `host` (with its port, if it has one), or where it always is, for tokens that `audience` accepts. Asks
-    /// nobody yet. `patience` is how long one request may wait for a token. The error says what to mend.
+    /// nobody yet. `patience` is how long the request may take that waits for a token. The error says what to mend.
     pub(crate) fn new(env: &Env, host: Option<&str>, audience: &str, patience: Duration) -> Result<MetadataServer, String> {
         let host = host.unwrap_or(HOST);
         let wrong = || format!("GCE_METADATA_HOST: {host:?} is no host; write HOST or HOST:PORT");
@@ -78,16 +78,18 @@ impl MetadataServer {
             .no_proxy()
             .build()
             .map_err(|e| format!("preparing connections: {}", e.without_url()))?;
-        Ok(MetadataServer { env: env.clone(), client, url, patience: patience.min(TOKEN_WITHIN), known: AtomicBool::new(false) })
+        // The token is not all that the request has to wait for.
+        let patience = (patience / 2).min(TOKEN_WITHIN);
+        Ok(MetadataServer { env: env.clone(), client, url, patience, known: AtomicBool::new(false) })
     }
 
     /// A fresh token. Waits for a server that is not ready, but not for ever. The fault is `Unavailable` when there will be one
     /// later, and `Denied` when there is none to be had on this machine.
     pub(crate) async fn token(&self) -> Result<Zeroizing<String>, Fault> {
         let began = self.env.elapsed();
+        let left = || self.patience.saturating_sub(self.env.elapsed().saturating_sub(began));
         loop {
-            let left = self.patience.saturating_sub(self.env.elapsed().saturating_sub(began));
-            let refusal = match self.env.timeout(left.min(ATTEMPT_MAX), self.once()).await {
+            let refusal = match self.env.timeout(left().min(ATTEMPT_MAX), self.once()).await {
                 Some(Ok(token)) => {
                     self.known.store(true, Ordering::Relaxed);
                     return Ok(token);
@@ -95,7 +97,7 @@ impl MetadataServer {
                 Some(Err(refusal)) => refusal,
                 None => Refusal::Trouble("no answer in time".into()),
             };
-            if matches!(refusal, Refusal::Final(_)) || left <= PAUSE {
+            if matches!(refusal, Refusal::Final(_)) || left() <= PAUSE {
                 return Err(self.fault(refusal));
             }
             self.env.sleep(PAUSE).await;

@@ -237,10 +237,10 @@ impl Machine {
     }
 
     /// What a process on the machine comes to.
-    fn child(&self, login: &str, environment: &[(&str, &str)]) -> String {
+    fn child(&self, login: &str, object: &str, environment: &[(&str, &str)]) -> String {
         let (host, google) = (self.directory.endpoint(), self.google.endpoint().replace("http://", ""));
         let base = [("AZURE_AUTHORITY_HOST", host.as_str()), ("GCE_METADATA_HOST", google.as_str())];
-        self.home.child(&self.server.url("repo"), login, "data/x", &[&base, environment].concat())
+        self.home.child(&self.server.url("repo"), login, object, &[&base, environment].concat())
     }
 }
 
@@ -251,20 +251,20 @@ fn a_machine_at_google_logs_in_by_a_token_that_is_in_no_file() {
     let at = Machine::new(3600);
     let named = format!("{GOOGLE}, tenant_id = \"{TENANT}\", client_id = \"{CLIENT}\"");
     // Whatever else is found: what is named is used.
-    assert_eq!(at.child(&named, &[("AZURE_STORAGE_KEY", KEY)]), "stored");
+    assert_eq!(at.child(&named, "data/x", &[("AZURE_STORAGE_KEY", KEY)]), "stored");
     assert_eq!(at.directory.take_asked(), ["google"], "two requests, one token");
     let path = "GET /computeMetadata/v1/instance/service-accounts/default/identity?audience=";
     assert_eq!(at.google.take_asked(), [format!("{path}api%3A%2F%2FAzureADTokenExchange&format=full ")]);
     // The environment names who it is.
-    assert_eq!(at.child(GOOGLE, &[("AZURE_TENANT_ID", TENANT), ("AZURE_CLIENT_ID", CLIENT)]), "stored");
+    assert_eq!(at.child(GOOGLE, "data/y", &[("AZURE_TENANT_ID", TENANT), ("AZURE_CLIENT_ID", CLIENT)]), "stored");
     assert_eq!(at.directory.take_asked(), ["google"]);
     // Made out to somebody else.
-    let told = at.child(&format!("{named}, audience = \"sts.amazonaws.com\""), &[]);
+    let told = at.child(&format!("{named}, audience = \"sts.amazonaws.com\""), "data/z", &[]);
     assert!(told.starts_with("Denied") && told.contains("AADSTS700213") && told.contains("no usable credentials"), "{told}");
     at.google.take_asked();
     // Each of the directory's tokens that is about to end takes a token of Google's of its own.
     let at = Machine::new(60);
-    assert_eq!(at.child(&named, &[]), "stored");
+    assert_eq!(at.child(&named, "data/x", &[]), "stored");
     assert_eq!((at.directory.take_asked().len(), at.google.take_asked().len()), (2, 2));
 }
 
@@ -274,7 +274,7 @@ fn a_metadata_server_that_gives_no_token_is_told_apart() {
     let named = format!("{GOOGLE}, tenant_id = \"{TENANT}\", client_id = \"{CLIENT}\"");
     let at = Machine::new(3600);
     at.google.fault(Fault::new(answer(503, "not yet")));
-    assert_eq!(at.child(&named, &[]), "stored");
+    assert_eq!(at.child(&named, "data/x", &[]), "stored");
     let cases = [
         (answer(500, "oops"), "Unavailable", "HTTP 500"),
         (Act::Silence, "Unavailable", "no answer in time"),
@@ -286,7 +286,7 @@ fn a_metadata_server_that_gives_no_token_is_told_apart() {
         let mut at = Machine::new(3600);
         at.home.timeout = "4s";
         at.google.fault(Fault::new(act.clone()).times(99));
-        let told = at.child(&named, &[]);
+        let told = at.child(&named, "data/x", &[]);
         assert!(told.starts_with(&format!("{kind} store ")) && told.contains(words), "{act:?}: {told}");
         assert!(told.contains("asking Google's metadata server 127.0.0.1:"), "{told}");
         // The fix is this login's, not a list of others.
@@ -295,7 +295,7 @@ fn a_metadata_server_that_gives_no_token_is_told_apart() {
         assert!(at.directory.take_asked().is_empty() && at.server.take_seen().is_empty(), "{act:?}");
     }
     let at = Machine { home: Home { timeout: "3s", ..at.home }, ..at };
-    let told = at.child(&named, &[("GCE_METADATA_HOST", "127.0.0.1:1")]);
+    let told = at.child(&named, "data/x", &[("GCE_METADATA_HOST", "127.0.0.1:1")]);
     assert!(told.starts_with("Denied") && told.contains("Cloud Run") && told.contains("token_file"), "{told}");
 }
 

@@ -253,10 +253,10 @@ impl Machine {
     }
 
     /// What a process on the machine comes to.
-    fn child(&self, audience: &str, more: &[(&str, &str)]) -> String {
+    fn child(&self, object: &str, audience: &str, more: &[(&str, &str)]) -> String {
         let sts = self.tokens.endpoint();
         let environment = [&[("AWS_ENDPOINT_URL_STS", sts.as_str())], more].concat();
-        child(&self.server.url("repo"), &format!("google|{audience}|{}", self.host()), "data/x", &environment)
+        child(&self.server.url("repo"), &format!("google|{audience}|{}", self.host()), object, &environment)
     }
 
     /// The numbers of the tokens that AWS was shown, and the roles that they were shown for.
@@ -271,7 +271,7 @@ impl Machine {
 #[test]
 fn a_machine_at_google_takes_a_role_by_a_token_that_is_in_no_file() {
     let at = Machine::new();
-    assert_eq!(at.child("sts.amazonaws.com", &[("CHILD_PUTS", "3")]), "stored");
+    assert_eq!(at.child("data/x", "sts.amazonaws.com", &[("CHILD_PUTS", "3")]), "stored");
     // One token and one key for all three.
     assert_eq!(at.shown(), [(1, ROLE.to_owned())]);
     let seen = at.server.take_seen();
@@ -286,12 +286,12 @@ fn a_machine_at_google_takes_a_role_by_a_token_that_is_in_no_file() {
 fn the_role_is_renewed_by_a_fresh_token_before_it_ends() {
     let at = Machine::new();
     at.tokens.lifetime(30);
-    assert_eq!(at.child("sts.amazonaws.com", &[("CHILD_PUTS", "3")]), "stored");
+    assert_eq!(at.child("data/x", "sts.amazonaws.com", &[("CHILD_PUTS", "3")]), "stored");
     let shown: Vec<u64> = at.shown().into_iter().map(|(number, _)| number).collect();
     assert_eq!(shown, [1, 2, 3], "a key that is about to end, and a token of its own for each");
     // One that lasts is kept.
     at.tokens.lifetime(3600);
-    assert_eq!(at.child("sts.amazonaws.com", &[("CHILD_PUTS", "3")]), "stored");
+    assert_eq!(at.child("data/y", "sts.amazonaws.com", &[("CHILD_PUTS", "3")]), "stored");
     assert_eq!(at.shown().len(), 1);
 }
 
@@ -299,12 +299,12 @@ fn the_role_is_renewed_by_a_fresh_token_before_it_ends() {
 fn a_token_leaves_nothing_behind() {
     let (at, folder) = (Machine::new(), tempfile::tempdir().unwrap());
     let place = ("TMPDIR", folder.path().to_str().unwrap());
-    assert_eq!(at.child("sts.amazonaws.com", &[place]), "stored");
-    assert!(at.child("another", &[place]).starts_with("Denied"));
+    assert_eq!(at.child("data/x", "sts.amazonaws.com", &[place]), "stored");
+    assert!(at.child("data/x", "another", &[place]).starts_with("Denied"));
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(left.is_empty(), "{left:?}");
     // Where it cannot lie for a moment, that is said.
-    let told = at.child("sts.amazonaws.com", &[("TMPDIR", "/nonexistent")]);
+    let told = at.child("data/x", "sts.amazonaws.com", &[("TMPDIR", "/nonexistent")]);
     assert!(told.starts_with("Invalid store child: put data/x") && told.contains("TMPDIR"), "{told}");
 }
 
@@ -314,7 +314,7 @@ fn a_metadata_server_that_gives_no_token_is_told_apart() {
     // A moment's trouble is waited for.
     let at = Machine::new();
     at.google.fault(Fault::new(answer(503, "not yet")));
-    assert_eq!(at.child("sts.amazonaws.com", &[]), "stored");
+    assert_eq!(at.child("data/x", "sts.amazonaws.com", &[]), "stored");
     assert_eq!(at.google.count("token"), 2);
     let long = "a".repeat(20_000);
     let cases = [
@@ -330,7 +330,7 @@ fn a_metadata_server_that_gives_no_token_is_told_apart() {
     for (act, kind, words) in cases {
         let at = Machine::new();
         at.google.fault(Fault::new(act.clone()).times(99));
-        let told = at.child("sts.amazonaws.com", &[("CHILD_TIMEOUT", "4")]);
+        let told = at.child("data/x", "sts.amazonaws.com", &[("CHILD_TIMEOUT", "4")]);
         let begin = format!("{kind} store child: put data/x");
         assert!(told.starts_with(&begin) && told.contains(words), "{act:?}: {told}");
         assert!(told.contains(&format!("asking Google's metadata server {}", at.host())), "{told}");
@@ -345,10 +345,11 @@ fn a_metadata_server_that_gives_no_token_is_told_apart() {
 #[test]
 fn what_aws_says_to_a_token_is_told() {
     let at = Machine::new();
-    let told = at.child("another", &[]);
+    let told = at.child("data/x", "another", &[]);
     assert!(told.starts_with("Denied") && told.contains("AccessDenied") && told.contains("accounts.google.com"), "{told}");
     assert!(told.contains(ROLE), "{told}");
-    let told = at.child("sts.amazonaws.com", &[("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1"), ("CHILD_TIMEOUT", "50")]);
+    let told =
+        at.child("data/x", "sts.amazonaws.com", &[("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1"), ("CHILD_TIMEOUT", "50")]);
     assert!(told.starts_with("Unavailable") && told.contains(ROLE), "{told}");
     assert_eq!(at.server.take_seen().len(), 0);
 }

@@ -51,7 +51,7 @@ pub(super) enum Identity {
 }
 
 /// The identity that `credentials` stand for. Asks no server yet. The error says what to mend, and holds no secret.
-/// `patience` is how long one request may wait for a token that it takes to log in.
+/// `patience` is how long a request may take that waits for a login.
 pub(super) async fn identity(
     env: &Env,
     credentials: &Credentials,

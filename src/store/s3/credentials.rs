@@ -36,8 +36,8 @@ pub(super) const SESSION: &str = "holdfast";
 pub(super) const LOGIN_MAX: Duration = Duration::from_secs(60);
 
 /// Region, identity and the rest of the surroundings, for a client of S3. `elsewhere` is another server than AWS, where a
-/// region is only a word. With them who gets the keys, where the SDK cannot; then `patience` is how long one request may wait for
-/// the token that it takes. The error says what to mend, and holds no secret.
+/// region is only a word. With them comes who gets the keys, where the SDK cannot; `patience` is then how long a request may take
+/// that waits for one. The error says what to mend, and holds no secret.
 pub(super) async fn surroundings(
     env: &Env,
     provider: &ProviderSettings,
