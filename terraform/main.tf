@@ -11,8 +11,10 @@ locals {
   by_tokens = local.place != "" || var.github != null || length(var.federation) > 0
   folder    = { aws = "/run/holdfast/tokens", azure = "/tokens" }
   token_files = { for name in ["aws", "gcp", "azure"] : name =>
-    !local.by_tokens || name == local.place ? null : "${lookup(local.folder, local.place, "tokens")}/${name}"
+    !local.by_tokens || name == local.place || local.place == "gcp" ? null : "${lookup(local.folder, local.place, "tokens")}/${name}"
   }
+  # At Google they are not in files: the job asks the metadata server whenever it needs one.
+  token_from = local.place == "gcp" ? "google-metadata-server" : null
   audiences = {
     aws   = local.place == "azure" ? try(coalesce(var.azure.token_application), "") : "sts.amazonaws.com"
     gcp   = local.place == "azure" ? try(coalesce(var.azure.token_application), "") : "holdfast-${var.name}"
@@ -32,13 +34,16 @@ locals {
   # The job's own tokens: who they are made out by, and in whose name.
   job_issuer = {
     aws   = try(coalesce(var.aws.token_issuer), "https://token-issuer.missing")
+    gcp   = "https://accounts.google.com"
     azure = try("https://sts.windows.net/${var.azure.tenant_id}/", "https://token-issuer.missing")
   }
   job_subjects = {
     aws   = local.place == "aws" ? { for role in local.roles : role => "arn:aws:iam::${var.aws.account_id}:role/${var.name}-${role}" } : {}
-    azure = local.place == "azure" ? module.azure[0].subjects : {}
+    gcp   = local.place == "gcp" && local.with.gcp ? module.gcp[0].subjects : {}
+    azure = local.place == "azure" && local.with.azure ? module.azure[0].subjects : {}
   }
-  job = contains(["aws", "azure"], local.place) ? { for role in ["writer", "pruner"] : "job-${role}" => {
+  # Which trusted party the job is to each store but the one beside it.
+  job = contains(local.names, local.place) ? { for role in ["writer", "pruner"] : "job-${role}" => {
     issuer    = local.job_issuer[local.place]
     subjects  = [local.job_subjects[local.place][role]]
     role      = role
@@ -74,10 +79,11 @@ module "aws" {
   object_lock        = var.aws.object_lock
   old_versions_days  = var.old_versions_days
   oidc_provider_arns = var.aws.oidc_provider_arns
-  federation = { for name, one in merge(local.trusted, local.place == "azure" ? local.job : {}) : name => merge(one, {
+  federation = { for name, one in merge(local.trusted, contains(["gcp", "azure"], local.place) ? local.job : {}) : name => merge(one, {
     audience = startswith(name, "job-") ? local.audiences.aws : "sts.amazonaws.com"
   }) }
   token_file      = local.token_files.aws
+  token_from      = local.token_from
   token_audiences = local.place == "aws" ? local.token_audiences : {}
   job             = var.schedule_aws
   config          = local.files
@@ -99,7 +105,7 @@ module "gcp" {
   retention_days    = var.gcp.retention_days
   retention_locked  = var.gcp.retention_locked
   old_versions_days = var.old_versions_days
-  federation        = { for name, one in merge(local.trusted, local.job) : name => merge(one, { audience = startswith(name, "job-") ? local.audiences.gcp : "holdfast-${var.name}" }) }
+  federation        = { for name, one in merge(local.trusted, contains(["aws", "azure"], local.place) ? local.job : {}) : name => merge(one, { audience = startswith(name, "job-") ? local.audiences.gcp : "holdfast-${var.name}" }) }
   token_file        = local.token_files.gcp
   login             = local.login
   job               = var.schedule_gcp
@@ -125,8 +131,9 @@ module "azure" {
   immutability_days   = var.azure.immutability_days
   immutability_locked = var.azure.immutability_locked
   old_versions_days   = var.old_versions_days
-  federation          = { for name, one in merge(local.trusted, local.place == "aws" ? local.job : {}) : name => { issuer = one.issuer, subjects = one.subjects, role = one.role } }
+  federation          = { for name, one in merge(local.trusted, contains(["aws", "gcp"], local.place) ? local.job : {}) : name => { issuer = one.issuer, subjects = one.subjects, role = one.role } }
   token_file          = local.token_files.azure
+  token_from          = local.token_from
   managed_identity    = local.place == "azure"
   token_audiences     = local.place == "azure" ? local.token_audiences : {}
   job                 = var.schedule_azure
@@ -160,10 +167,6 @@ resource "terraform_data" "sound" {
     precondition {
       condition     = local.place == "" || contains(local.names, local.place)
       error_message = "The scheduled job runs in a cloud that has a store: its identity comes from there."
-    }
-    precondition {
-      condition     = local.place != "gcp" || length(local.names) == 1
-      error_message = "A job of Cloud Run has no token in a file, by which other clouds would know it: schedule a job that writes to several at AWS or Azure."
     }
     precondition {
       condition     = local.place != "aws" || length(local.names) == 1 || try(var.aws.token_issuer != null, false)

@@ -132,7 +132,7 @@ variable "schedule_aws" {
 }
 
 variable "schedule_gcp" {
-  description = "The scheduled job at Cloud Run; its fields are those of `job` in modules/gcp. It reaches the store at Google Cloud alone. Null: none there."
+  description = "The scheduled job at Cloud Run; its fields are those of `job` in modules/gcp. Null: none there."
   type = object({
     image              = string
     password_secret    = string

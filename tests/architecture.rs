@@ -113,8 +113,9 @@ const ONE_PROVIDER_EACH: [(&str, &str); 17] = [
     ("google_cloud_storage", "store/gcs/"),
 ];
 
-/// Plain HTTP: Azure's SDK sends by it, and those who watch a run are told by it.
-const FEW_PLACES: [(&str, &[&str]); 1] = [("reqwest", &["store/azure/", "metrics/post.rs"])];
+/// Plain HTTP: Azure's SDK sends by it, Google's metadata server is asked by it for others than Google, and those who watch a run
+/// are told by it.
+const FEW_PLACES: [(&str, &[&str]); 1] = [("reqwest", &["store/azure/", "store/metadata_server.rs", "metrics/post.rs"])];
 
 /// Time, chance, work and surroundings come from one place each.
 const AMBIENT: [(&str, &str); 19] = [

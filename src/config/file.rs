@@ -122,6 +122,10 @@ pub struct CredentialsSection {
     pub session_token_env: Option<String>,
     /// File with a token.
     pub token_file: Option<PathBuf>,
+    /// Who gives the token instead.
+    pub token_from: Option<String>,
+    /// Whom that token is made out to.
+    pub audience: Option<String>,
     /// File with credentials.
     pub file: Option<PathBuf>,
     /// Command that prints credentials.

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::config::file::{CredentialsSection, StoreSection};
 use crate::config::resolve::{Place, bad_name};
 use crate::config::{ConfigError, Environment, StoreChoice, absolute};
-use crate::store::credentials::{Credentials, SecretSource};
+use crate::store::credentials::{Credentials, SecretSource, TokenSource};
 use crate::store::settings::{ProviderSettings, StoreSettings};
 use crate::store::url::{self, StoreUrl};
 
@@ -98,6 +98,13 @@ fn provider(
     })
 }
 
+/// Who gives tokens to whoever asks on the machine, by `token_from`.
+const GOOGLE: &str = "google-metadata-server";
+
+/// Whom tokens are made out to that AWS and Azure accept, unless `audience` says otherwise.
+const STS: &str = "sts.amazonaws.com";
+const ENTRA: &str = "api://AzureADTokenExchange";
+
 /// The kinds of each provider, for messages.
 const S3_KINDS: &str = "found, anonymous, profile, access-key, role, web-identity, credential-process";
 const GCS_KINDS: &str = "found, anonymous, file, metadata-server, impersonated, access-token";
@@ -139,7 +146,7 @@ fn credentials(
         },
         "web-identity" => Credentials::WebIdentity {
             arn: rest.needed("role", |s| s.role.take())?,
-            token_file: absolute(folder, &rest.needed("token_file", |s| s.token_file.take())?),
+            token: rest.token(STS)?.ok_or("credentials of kind \"web-identity\" need one of token_file and token_from")?,
         },
         "credential-process" => Credentials::CredentialProcess(rest.needed("command", |s| s.command.take())?),
         "file" => Credentials::File(absolute(folder, &rest.needed("file", |s| s.file.take())?)),
@@ -147,11 +154,18 @@ fn credentials(
         "impersonated" => Credentials::Impersonated(rest.needed("account", |s| s.account.take())?),
         "access-token" => Credentials::AccessToken(rest.secret()?),
         "managed-identity" => Credentials::ManagedIdentity { client_id: rest.left.client_id.take() },
-        "workload-identity" => Credentials::WorkloadIdentity {
-            tenant_id: rest.left.tenant_id.take(),
-            client_id: rest.left.client_id.take(),
-            token_file: rest.left.token_file.take().map(|p| absolute(folder, &p)),
-        },
+        "workload-identity" => {
+            let token = rest.token(ENTRA)?;
+            let (mut tenant_id, mut client_id) = (rest.left.tenant_id.take(), rest.left.client_id.take());
+            if let Some(TokenSource::MetadataServer { .. }) = token {
+                // With a file, Azure's library looks for what is missing.
+                tenant_id =
+                    Some(tenant_id.or_else(|| text(environment, "AZURE_TENANT_ID")).ok_or_else(|| rest.missing("tenant_id"))?);
+                client_id =
+                    Some(client_id.or_else(|| text(environment, "AZURE_CLIENT_ID")).ok_or_else(|| rest.missing("client_id"))?);
+            }
+            Credentials::WorkloadIdentity { tenant_id, client_id, token }
+        }
         "client-secret" => Credentials::ClientSecret {
             tenant_id: rest.needed("tenant_id", |s| s.tenant_id.take())?,
             client_id: rest.needed("client_id", |s| s.client_id.take())?,
@@ -172,10 +186,7 @@ fn credentials(
 /// secret, a workload identity, in this order. The other providers' SDKs read theirs by themselves.
 fn found(named: Credentials, place: &url::Place, environment: &Environment) -> Credentials {
     let (Credentials::Found, url::Place::Azure { account, .. }) = (&named, place) else { return named };
-    let text = |name: &str| {
-        let value = environment.get(name)?.into_string().ok()?;
-        Some(value.trim().to_owned()).filter(|value| !value.is_empty())
-    };
+    let text = |name: &str| text(environment, name);
     let secret = |name: &str| text(name).map(|value| SecretSource::Value(Zeroizing::new(value)));
     // A key or a signature is one account's: with several accounts the variable says whose it is.
     let ours = text("AZURE_STORAGE_ACCOUNT").is_none_or(|name| name == *account);
@@ -188,10 +199,16 @@ fn found(named: Credentials, place: &url::Place, environment: &Environment) -> C
     };
     let workload = || {
         let (tenant_id, client_id) = (Some(tenant.clone()?), Some(client.clone()?));
-        let token_file = Some(text("AZURE_FEDERATED_TOKEN_FILE")?.into());
-        Some(Credentials::WorkloadIdentity { tenant_id, client_id, token_file })
+        let token = Some(TokenSource::File(text("AZURE_FEDERATED_TOKEN_FILE")?.into()));
+        Some(Credentials::WorkloadIdentity { tenant_id, client_id, token })
     };
     key.or_else(signature).or_else(application).or_else(workload).unwrap_or(named)
+}
+
+/// A variable that says something.
+fn text(environment: &Environment, name: &str) -> Option<String> {
+    let value = environment.get(name)?.into_string().ok()?;
+    Some(value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
 /// The fields of a section that nothing has asked for yet.
@@ -203,8 +220,26 @@ struct Fields<'a> {
 
 impl Fields<'_> {
     fn needed<T>(&mut self, name: &str, take: impl FnOnce(&mut CredentialsSection) -> Option<T>) -> Result<T, String> {
-        let kind = self.left.kind.clone();
-        take(&mut self.left).ok_or_else(|| format!("credentials of kind {kind:?} need {name}"))
+        take(&mut self.left).ok_or_else(|| self.missing(name))
+    }
+
+    fn missing(&self, name: &str) -> String {
+        format!("credentials of kind {:?} need {name}", self.left.kind)
+    }
+
+    /// Where the token comes from by which others are logged in to, made out to `audience` if nothing else is said.
+    fn token(&mut self, audience: &str) -> Result<Option<TokenSource>, String> {
+        match (self.left.token_file.take(), self.left.token_from.take()) {
+            (None, None) => Ok(None),
+            (Some(file), None) => Ok(Some(TokenSource::File(absolute(self.folder, &file)))),
+            (None, Some(from)) if from == GOOGLE => Ok(Some(TokenSource::MetadataServer {
+                // As Google's own libraries have it.
+                host: text(self.environment, "GCE_METADATA_HOST"),
+                audience: self.left.audience.take().unwrap_or_else(|| audience.to_owned()),
+            })),
+            (None, Some(from)) => Err(format!("token_from {from:?} is not known; there is: {GOOGLE}")),
+            (Some(_), Some(_)) => Err("token_file and token_from name more than one token: keep one".into()),
+        }
     }
 
     fn variable(&self, name: &str) -> Result<SecretSource, String> {
@@ -237,6 +272,8 @@ impl Fields<'_> {
             ("access_key_id", s.access_key_id.is_some()),
             ("session_token_env", s.session_token_env.is_some()),
             ("token_file", s.token_file.is_some()),
+            ("token_from", s.token_from.is_some()),
+            ("audience", s.audience.is_some()),
             ("file", s.file.is_some()),
             ("command", s.command.is_some()),
             ("account", s.account.is_some()),

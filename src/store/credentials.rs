@@ -37,12 +37,12 @@ pub enum Credentials {
         /// Profile to start from; what the surroundings offer if `None`.
         profile: Option<String>,
     },
-    /// S3: a role by a token in a file (Kubernetes, CI).
+    /// S3: a role by a token (Kubernetes, CI, Google).
     WebIdentity {
         /// The role's ARN.
         arn: String,
-        /// File with the token; read anew whenever the credentials are renewed.
-        token_file: PathBuf,
+        /// The token.
+        token: TokenSource,
     },
     /// S3: a command that prints credentials as JSON, as `credential_process` does.
     CredentialProcess(String),
@@ -59,14 +59,14 @@ pub enum Credentials {
         /// Client id of a user-assigned one; the system-assigned one if `None`.
         client_id: Option<String>,
     },
-    /// Azure: a federated token in a file; what is missing comes from the environment.
+    /// Azure: a federated token; what is missing comes from the environment.
     WorkloadIdentity {
         /// The tenant.
         tenant_id: Option<String>,
         /// The application.
         client_id: Option<String>,
-        /// The file.
-        token_file: Option<PathBuf>,
+        /// The token.
+        token: Option<TokenSource>,
     },
     /// Azure: an application's secret.
     ClientSecret {
@@ -94,7 +94,7 @@ impl Credentials {
             Credentials::Profile(name) => format!("the profile {name}"),
             Credentials::AccessKey { id, .. } => format!("the access key {id}"),
             Credentials::Role { arn, .. } => format!("the role {arn}"),
-            Credentials::WebIdentity { arn, .. } => format!("the role {arn} by a web identity"),
+            Credentials::WebIdentity { arn, token } => format!("the role {arn} by a web identity{}", token.shown()),
             Credentials::CredentialProcess(_) => "a credential process".into(),
             Credentials::File(path) => format!("the credentials in {}", path.display()),
             Credentials::MetadataServer => "the machine's service account".into(),
@@ -102,14 +102,41 @@ impl Credentials {
             Credentials::AccessToken(_) => "a ready access token".into(),
             Credentials::ManagedIdentity { client_id: None } => "the machine's managed identity".into(),
             Credentials::ManagedIdentity { client_id: Some(id) } => format!("the managed identity {id}"),
-            Credentials::WorkloadIdentity { client_id, .. } => match client_id {
-                Some(id) => format!("the workload identity {id}"),
-                None => "a workload identity".into(),
-            },
+            Credentials::WorkloadIdentity { client_id, token, .. } => {
+                let by = token.as_ref().map_or("", TokenSource::shown);
+                match client_id {
+                    Some(id) => format!("the workload identity {id}{by}"),
+                    None => format!("a workload identity{by}"),
+                }
+            }
             Credentials::ClientSecret { client_id, .. } => format!("the application {client_id}"),
             Credentials::Cli => "whoever is logged in with az".into(),
             Credentials::AccountKey(_) => "the storage account's key, which may do everything".into(),
             Credentials::Sas(_) => "a shared access signature".into(),
+        }
+    }
+}
+
+/// Where a token comes from that another provider knows somebody by. It is read or fetched anew whenever it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// A file.
+    File(PathBuf),
+    /// Google's metadata server: the service account that the machine runs as (Cloud Run, GKE, Compute Engine).
+    MetadataServer {
+        /// Host, with its port if it has one; where it always is if `None`.
+        host: Option<String>,
+        /// Whom the token is made out to.
+        audience: String,
+    },
+}
+
+impl TokenSource {
+    /// What follows the name of whoever logs in by it.
+    fn shown(&self) -> &'static str {
+        match self {
+            TokenSource::File(_) => "",
+            TokenSource::MetadataServer { .. } => ", as this machine's service account at Google",
         }
     }
 }

@@ -35,6 +35,7 @@ pub mod gcs;
 pub mod inspect;
 pub mod limit;
 pub mod memory;
+mod metadata_server;
 pub mod meter;
 pub mod name;
 mod pages;

@@ -107,9 +107,27 @@ run "federation" {
     condition     = jsondecode(aws_iam_role.this["pruner"].assume_role_policy).Statement[0].Principal.Federated == "accounts.google.com"
     error_message = "Google's tokens are known without a provider."
   }
+  # At AWS `aud` is whom the token was given to, and `oaud` whom it is made out to.
+  assert {
+    condition     = jsondecode(output.trust_policies["pruner"]).Statement[0].Condition.StringEquals == { "accounts.google.com:oaud" = "sts.amazonaws.com", "accounts.google.com:aud" = ["1234567890"], "accounts.google.com:sub" = ["1234567890"] }
+    error_message = "A service account of Google takes the role by its unique id, and by a token for this alone."
+  }
   assert {
     condition     = jsondecode(aws_iam_role.this["reader"].assume_role_policy).Statement[0].Principal.Federated == "arn:aws:iam::111122223333:oidc-provider/oidc.example/id"
     error_message = "A known provider is used."
+  }
+}
+
+run "token_from" {
+  module {
+    source = "./modules/aws"
+  }
+  variables {
+    token_from = "google-metadata-server"
+  }
+  assert {
+    condition     = { for key, value in output.stores["pruner"].credentials : key => value if value != null } == { kind = "web-identity", role = "arn:aws:iam::111122223333:role/holdfast-pruner", token_from = "google-metadata-server" }
+    error_message = "The configuration asks for a token that is in no file."
   }
 }
 

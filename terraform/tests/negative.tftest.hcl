@@ -38,13 +38,43 @@ run "no_issuer" {
   expect_failures = [terraform_data.sound]
 }
 
-run "cloud_run_and_others" {
+run "a_schedule_without_a_store_beside_it" {
   command = plan
   variables {
-    gcp          = { project = "p", location = "EU", bucket = "bucket" }
     schedule_gcp = { image = "i", password_secret = "s", region = "r" }
   }
   expect_failures = [terraform_data.sound]
+}
+
+run "two_tokens_for_one_store" {
+  command = plan
+  module {
+    source = "./modules/aws"
+  }
+  variables {
+    account_id = "111122223333"
+    region     = "eu-west-3"
+    bucket     = "bucket"
+    token_file = "/tokens/aws"
+    token_from = "google-metadata-server"
+  }
+  expect_failures = [var.token_from]
+}
+
+run "a_giver_of_tokens_that_nobody_knows" {
+  command = plan
+  module {
+    source = "./modules/azure"
+  }
+  variables {
+    tenant_id       = "t"
+    subscription_id = "s"
+    resource_group  = "g"
+    location        = "l"
+    account         = "account"
+    token_from      = "metadata"
+  }
+  expect_failures = [var.token_from]
 }
 
 run "names_instead_of_ids" {

@@ -2,6 +2,9 @@
 
 mock_provider "aws" {}
 mock_provider "google" {
+  mock_resource "google_service_account" {
+    defaults = { unique_id = "100000000000000000001" }
+  }
   mock_resource "google_iam_workload_identity_pool_provider" {
     defaults = { name = "projects/1234/locations/global/workloadIdentityPools/holdfast/providers/job" }
   }
@@ -105,6 +108,56 @@ run "scheduled_at_google" {
   assert {
     condition     = !strcontains(output.config_toml, "credentials") && output.urls == { gcp = "gs://bucket/a/prefix" }
     error_message = "A job beside its only store logs in as itself."
+  }
+}
+
+run "scheduled_at_google_for_three" {
+  variables {
+    schedule_gcp = {
+      image           = "registry.example/holdfast@sha256:00"
+      password_secret = "holdfast-password"
+      region          = "europe-west9"
+    }
+  }
+  assert {
+    condition     = output.config_toml == file("tests/golden/cloud_run.toml")
+    error_message = "tests/golden/cloud_run.toml is not what comes out:\n${output.config_toml}"
+  }
+  assert {
+    condition     = keys(output.files.writer) == ["holdfast.toml"] && strcontains(output.configs.pruner, "role/holdfast-pruner")
+    error_message = "The job needs no file with a token, and each role of it is another one at AWS."
+  }
+  assert {
+    condition     = alltrue([for role in ["writer", "pruner"] : jsondecode(module.aws[0].trust_policies[role]).Statement[0] == { Effect = "Allow", Principal = { Federated = "accounts.google.com" }, Action = "sts:AssumeRoleWithWebIdentity", Condition = { StringEquals = { "accounts.google.com:oaud" = "sts.amazonaws.com", "accounts.google.com:aud" = ["100000000000000000001"], "accounts.google.com:sub" = ["100000000000000000001"] } } }])
+    error_message = "At AWS each role knows its own service account."
+  }
+  assert {
+    condition     = length(jsondecode(module.aws[0].trust_policies["reader"]).Statement) == 1
+    error_message = "Nobody reads as the job."
+  }
+  assert {
+    condition     = module.azure[0].trusted == { for role in ["writer", "pruner"] : "job-${role}-0" => { issuer = "https://accounts.google.com", subject = "100000000000000000001", role = role, audience = "api://AzureADTokenExchange" } }
+    error_message = "At Azure each identity knows its own service account."
+  }
+  assert {
+    condition     = output.token_audiences == { aws = "sts.amazonaws.com", gcp = "holdfast-holdfast", azure = "api://AzureADTokenExchange" }
+    error_message = "Each cloud has its audience."
+  }
+}
+
+# What is known only once it is made must not stand in the way of the first plan.
+run "scheduled_at_google_planned" {
+  command = plan
+  variables {
+    schedule_gcp = {
+      image           = "registry.example/holdfast@sha256:00"
+      password_secret = "holdfast-password"
+      region          = "europe-west9"
+    }
+  }
+  assert {
+    condition     = keys(module.azure[0].trusted) == ["job-pruner-0", "job-writer-0"]
+    error_message = "The names of what is made are known before it is."
   }
 }
 

@@ -211,6 +211,16 @@ fn ways_to_log_in() {
         ),
         (S3, "kind = \"role\", role = \"arn:r\", external_id = \"x\"", "external_id: Some(\"x\")"),
         (S3, "kind = \"web-identity\", role = \"arn:r\", token_file = \"t\"", "conf/t"),
+        (
+            S3,
+            "kind = \"web-identity\", role = \"arn:r\", token_from = \"google-metadata-server\"",
+            "token: MetadataServer { host: Some(\"127.0.0.1:8\"), audience: \"sts.amazonaws.com\" }",
+        ),
+        (
+            S3,
+            "kind = \"web-identity\", role = \"arn:r\", token_from = \"google-metadata-server\", audience = \"mine\"",
+            "audience: \"mine\"",
+        ),
         (S3, "kind = \"credential-process\", command = \"c\"", "CredentialProcess(\"c\")"),
         (GCS, "kind = \"file\", file = \"sa.json\"", "conf/sa.json"),
         (GCS, "kind = \"metadata-server\"", "MetadataServer"),
@@ -218,13 +228,20 @@ fn ways_to_log_in() {
         (GCS, "kind = \"access-token\", secret_command = \"c\"", "AccessToken(Command(\"c\"))"),
         (AZURE, "kind = \"managed-identity\"", "ManagedIdentity"),
         (AZURE, "kind = \"workload-identity\"", "WorkloadIdentity"),
+        (
+            AZURE,
+            "kind = \"workload-identity\", client_id = \"c\", token_from = \"google-metadata-server\"",
+            "WorkloadIdentity { tenant_id: Some(\"of-the-environment\"), client_id: Some(\"c\"), token: Some(MetadataServer { host: \
+             Some(\"127.0.0.1:8\"), audience: \"api://AzureADTokenExchange\" }) }",
+        ),
         (AZURE, "kind = \"client-secret\", tenant_id = \"t\", client_id = \"c\", secret_file = \"s\"", "conf/s"),
         (AZURE, "kind = \"cli\"", "Cli"),
         (AZURE, "kind = \"account-key\", secret_env = \"S\"", "AccountKey(Value(..))"),
         (AZURE, "kind = \"sas\", secret_env = \"S\"", "Sas(Value(..))"),
     ];
     for (url, section, shown) in admitted {
-        let settings = cloud(url, &format!("credentials = {{ {section} }}"), &[("S", "hunter2")]).expect(section);
+        let variables = [("S", "hunter2"), ("GCE_METADATA_HOST", "127.0.0.1:8"), ("AZURE_TENANT_ID", "of-the-environment")];
+        let settings = cloud(url, &format!("credentials = {{ {section} }}"), &variables).expect(section);
         let text = format!("{settings:?}");
         assert!(text.contains(shown) && !text.contains("hunter2"), "{text}");
     }
@@ -238,6 +255,28 @@ fn ways_to_log_in() {
         (S3, "credentials = { kind = \"access-key\", access_key_id = \"A\", secret_env = \"NONE\" }", "NONE is not set"),
         (AZURE, "credentials = { kind = \"sas\", secret_env = \"S\", secret_file = \"f\" }", "more than one secret"),
         (AZURE, "credentials = { kind = \"cli\", profile = \"p\" }", "profile has no part in"),
+        (S3, "credentials = { kind = \"web-identity\", role = \"r\" }", "need one of token_file and token_from"),
+        (
+            S3,
+            "credentials = { kind = \"web-identity\", role = \"r\", token_file = \"t\", token_from = \"google-metadata-server\" }",
+            "more than one token",
+        ),
+        (
+            S3,
+            "credentials = { kind = \"web-identity\", role = \"r\", token_from = \"google\" }",
+            "there is: google-metadata-server",
+        ),
+        (
+            S3,
+            "credentials = { kind = \"web-identity\", role = \"r\", token_file = \"t\", audience = \"a\" }",
+            "audience has no part in",
+        ),
+        (
+            AZURE,
+            "credentials = { kind = \"workload-identity\", client_id = \"c\", token_from = \"google-metadata-server\" }",
+            "need tenant_id",
+        ),
+        (GCS, "credentials = { kind = \"metadata-server\", audience = \"a\" }", "audience has no part in"),
         (S3, "credentials = { kind = \"found\", secret = \"hunter2\" }", "unknown field `secret`"),
         ("file:x", "region = \"r\"", "region means nothing to file:"),
         (GCS, "region = \"r\"", "region means nothing to gs:"),

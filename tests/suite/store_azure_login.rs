@@ -19,6 +19,7 @@ use crate::support::azure_login::Known;
 use crate::support::azure_server::{AzureServer, KEY, TOKEN, refusal};
 use crate::support::azure_tokens::{CLIENT, CLIENT_SECRET, FEDERATED, IDENTITY_HEADER, TENANT, TokenServer};
 use crate::support::door::{Act, Fault};
+use crate::support::gcs_tokens;
 use crate::support::name;
 
 fn told(error: &StoreError) -> String {
@@ -50,13 +51,15 @@ fn as_a_child() {
 struct Home {
     folder: tempfile::TempDir,
     trust: String,
+    /// How long an attempt may take.
+    timeout: &'static str,
 }
 
 impl Home {
     fn new(authority: &Authority) -> Home {
         let folder = tempfile::tempdir().unwrap();
         let trust = authority.file(folder.path()).to_str().unwrap().to_owned();
-        Home { folder, trust }
+        Home { folder, trust, timeout: "60s" }
     }
 
     fn file(&self, name: &str, text: &str) -> String {
@@ -77,7 +80,10 @@ impl Home {
     /// What a process with this login and nothing else but `environment` comes to.
     fn child(&self, url: &StoreUrl, login: &str, object: &str, environment: &[(&str, &str)]) -> String {
         let login = if login.is_empty() { String::new() } else { format!("credentials = {{ {login} }}\n") };
-        let text = format!("[[store]]\nname = \"a\"\nurl = \"{url}\"\nretries = 0\nca_file = \"{}\"\n{login}", self.trust);
+        let (trust, timeout) = (&self.trust, self.timeout);
+        let text = format!(
+            "[[store]]\nname = \"a\"\nurl = \"{url}\"\nretries = 0\ntimeout = \"{timeout}\"\nca_file = \"{trust}\"\n{login}"
+        );
         self.file("holdfast.toml", &text);
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "store_azure_login::as_a_child", "--ignored", "--nocapture"]).env_clear();
@@ -208,6 +214,89 @@ fn tokens_are_renewed_before_they_run_out() {
     assert_eq!(home.child(&server.url("repo"), "", "data/x", &environment), "stored");
     // Each is too close to its end for the second request.
     assert_eq!(directory.take_asked(), ["secret", "secret"]);
+}
+
+/// A machine at Google, which the directory knows by a federated credential.
+struct Machine {
+    server: AzureServer,
+    directory: TokenServer,
+    google: gcs_tokens::TokenServer,
+    home: Home,
+}
+
+impl Machine {
+    /// Tokens of the directory last so many seconds.
+    fn new(seconds: i64) -> Machine {
+        let authority = Authority::new();
+        Machine {
+            server: AzureServer::start_tls(&authority),
+            directory: TokenServer::start(Some(&authority), seconds),
+            google: gcs_tokens::TokenServer::start(),
+            home: Home::new(&authority),
+        }
+    }
+
+    /// What a process on the machine comes to.
+    fn child(&self, login: &str, object: &str, environment: &[(&str, &str)]) -> String {
+        let (host, google) = (self.directory.endpoint(), self.google.endpoint().replace("http://", ""));
+        let base = [("AZURE_AUTHORITY_HOST", host.as_str()), ("GCE_METADATA_HOST", google.as_str())];
+        self.home.child(&self.server.url("repo"), login, object, &[&base, environment].concat())
+    }
+}
+
+const GOOGLE: &str = "kind = \"workload-identity\", token_from = \"google-metadata-server\"";
+
+#[test]
+fn a_machine_at_google_logs_in_by_a_token_that_is_in_no_file() {
+    let at = Machine::new(3600);
+    let named = format!("{GOOGLE}, tenant_id = \"{TENANT}\", client_id = \"{CLIENT}\"");
+    // Whatever else is found: what is named is used.
+    assert_eq!(at.child(&named, "data/x", &[("AZURE_STORAGE_KEY", KEY)]), "stored");
+    assert_eq!(at.directory.take_asked(), ["google"], "two requests, one token");
+    let path = "GET /computeMetadata/v1/instance/service-accounts/default/identity?audience=";
+    assert_eq!(at.google.take_asked(), [format!("{path}api%3A%2F%2FAzureADTokenExchange&format=full ")]);
+    // The environment names who it is.
+    assert_eq!(at.child(GOOGLE, "data/y", &[("AZURE_TENANT_ID", TENANT), ("AZURE_CLIENT_ID", CLIENT)]), "stored");
+    assert_eq!(at.directory.take_asked(), ["google"]);
+    // Made out to somebody else.
+    let told = at.child(&format!("{named}, audience = \"sts.amazonaws.com\""), "data/z", &[]);
+    assert!(told.starts_with("Denied") && told.contains("AADSTS700213") && told.contains("no usable credentials"), "{told}");
+    at.google.take_asked();
+    // Each of the directory's tokens that is about to end takes a token of Google's of its own.
+    let at = Machine::new(60);
+    assert_eq!(at.child(&named, "data/x", &[]), "stored");
+    assert_eq!((at.directory.take_asked().len(), at.google.take_asked().len()), (2, 2));
+}
+
+#[test]
+fn a_metadata_server_that_gives_no_token_is_told_apart() {
+    let answer = |status: u16, body: &str| Act::Answer { status, headers: vec![], body: body.into() };
+    let named = format!("{GOOGLE}, tenant_id = \"{TENANT}\", client_id = \"{CLIENT}\"");
+    let at = Machine::new(3600);
+    at.google.fault(Fault::new(answer(503, "not yet")));
+    assert_eq!(at.child(&named, "data/x", &[]), "stored");
+    let cases = [
+        (answer(500, "oops"), "Unavailable", "HTTP 500"),
+        (Act::Silence, "Unavailable", "no answer in time"),
+        (answer(404, "no service account"), "Denied", "HTTP 404"),
+        (answer(200, "<html>a.page.of</html>"), "Denied", "an answer that is no token"),
+        (answer(200, &"a".repeat(20_000)), "Denied", "more than 16384 bytes"),
+    ];
+    for (act, kind, words) in cases {
+        let mut at = Machine::new(3600);
+        at.home.timeout = "4s";
+        at.google.fault(Fault::new(act.clone()).times(99));
+        let told = at.child(&named, "data/x", &[]);
+        assert!(told.starts_with(&format!("{kind} store ")) && told.contains(words), "{act:?}: {told}");
+        assert!(told.contains("asking Google's metadata server 127.0.0.1:"), "{told}");
+        // The fix is this login's, not a list of others.
+        assert_eq!(told.matches("no usable credentials").count(), usize::from(kind == "Denied"), "{told}");
+        assert!(!told.contains("az login"), "{told}");
+        assert!(at.directory.take_asked().is_empty() && at.server.take_seen().is_empty(), "{act:?}");
+    }
+    let at = Machine { home: Home { timeout: "3s", ..at.home }, ..at };
+    let told = at.child(&named, "data/x", &[("GCE_METADATA_HOST", "127.0.0.1:1")]);
+    assert!(told.starts_with("Denied") && told.contains("Cloud Run") && told.contains("token_file"), "{told}");
 }
 
 /// The rules by which the server of the tests knows a shared access signature are those of a foreign server, too.

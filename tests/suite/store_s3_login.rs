@@ -2,17 +2,24 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast::clock::Env;
-use holdfast::store::credentials::Credentials;
-use holdfast::store::error::StoreErrorKind;
-use holdfast::store::open;
+use holdfast::store::credentials::{Credentials, TokenSource};
+use holdfast::store::error::{StoreError, StoreErrorKind};
 use holdfast::store::settings::StoreSettings;
 use holdfast::store::url::StoreUrl;
+use holdfast::store::{Store, open};
+use serde_json::json;
 
 use crate::support::aws_tokens::TokenServer;
+use crate::support::azure_login::pairs;
+use crate::support::desk::Desk;
+use crate::support::door::{Act, Fault};
+use crate::support::gcs_tokens::{self, UNIQUE_ID, claims};
 use crate::support::name;
+use crate::support::rights::{policies, rendered};
 use crate::support::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
 
 /// The login that a child uses, by the name that its parent gives it.
@@ -22,9 +29,22 @@ fn login(text: &str) -> Credentials {
         ("found", None, None) => Credentials::Found,
         ("profile", Some(profile), None) => Credentials::Profile(profile.into()),
         ("role", Some(arn), Some(id)) => Credentials::Role { arn: arn.into(), external_id: Some(id.into()), profile: None },
-        ("web", Some(arn), Some(file)) => Credentials::WebIdentity { arn: arn.into(), token_file: file.into() },
+        ("web", Some(arn), Some(file)) => Credentials::WebIdentity { arn: arn.into(), token: TokenSource::File(file.into()) },
+        ("google", Some(audience), Some(host)) => {
+            let token = TokenSource::MetadataServer { host: Some(host.into()), audience: audience.into() };
+            Credentials::WebIdentity { arn: ROLE.into(), token }
+        }
         other => panic!("{other:?}"),
     }
+}
+
+/// Puts an object, or several if that is asked for.
+async fn puts(store: &dyn Store, object: &str) -> Result<(), StoreError> {
+    let Ok(many) = std::env::var("CHILD_PUTS") else { return store.put(&name(object), Bytes::from_static(b"x")).await };
+    for number in 0..many.parse::<u32>().unwrap() {
+        store.put(&name(&format!("{object}-{number}")), Bytes::from_static(b"x")).await?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -36,11 +56,13 @@ fn as_a_child() {
     let var = |name: &str| std::env::var(name).unwrap();
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let url = StoreUrl::parse(&var("CHILD_URL"), Path::new("/")).unwrap();
-        let mut settings = StoreSettings { retries: 0, ..StoreSettings::default() };
+        let seconds = std::env::var("CHILD_TIMEOUT").map_or(60, |text| text.parse().unwrap());
+        let timeout = Duration::from_secs(seconds);
+        let mut settings = StoreSettings { retries: 0, timeout, ..StoreSettings::default() };
         settings.provider.credentials = login(&var("CHILD_LOGIN"));
         let opened = open(&Env::real(), "child", &url, &settings, false).await;
         let told = match opened {
-            Ok(opened) => match opened.store.put(&name(&var("CHILD_OBJECT")), Bytes::from_static(b"x")).await {
+            Ok(opened) => match puts(&*opened.store, &var("CHILD_OBJECT")).await {
                 Ok(()) => "stored".to_owned(),
                 Err(e) => format!("{:?} {e}: {}", e.kind, e.source.as_ref().unwrap()),
             },
@@ -60,7 +82,7 @@ fn child(url: &StoreUrl, login: &str, object: &str, environment: &[(&str, &str)]
     let output = command.envs(environment.iter().copied()).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{login}: {text}");
-    assert!(!text.contains(SECRET_KEY), "{login}: {text}");
+    assert!(!text.contains(SECRET_KEY) && !text.contains("may-hold"), "{login}: {text}");
     let line = text.lines().find_map(|line| line.split_once("CHILD ")).unwrap_or_else(|| panic!("{text}"));
     line.1.to_owned()
 }
@@ -206,4 +228,160 @@ async fn credentials_are_renewed_in_mid_run() {
     }
     let asked = std::fs::read_to_string(&times).unwrap().lines().count();
     assert!(asked >= 2, "credentials about to expire were asked for {asked} times");
+}
+
+/// A machine at Google: who gives it tokens, AWS's own, and a bucket.
+struct Machine {
+    server: S3Server,
+    google: gcs_tokens::TokenServer,
+    tokens: TokenServer,
+}
+
+impl Machine {
+    /// The role lets the machine's service account in, as `terraform/modules/aws` writes that down.
+    fn new() -> Machine {
+        let at = Machine { server: S3Server::start(), google: gcs_tokens::TokenServer::start(), tokens: TokenServer::start() };
+        let account = json!({ "provider": "accounts.google.com", "host": "accounts.google.com", "google": true,
+            "subjects": [UNIQUE_ID], "audience": "sts.amazonaws.com" });
+        let trust = json!({ "account_id": "123456789012", "trusted": [account] });
+        at.tokens.trust(ROLE, rendered(&policies("aws").join("trust.json.tftpl"), &trust));
+        at
+    }
+
+    fn host(&self) -> String {
+        self.google.endpoint().replace("http://", "")
+    }
+
+    /// What a process on the machine comes to.
+    fn child(&self, object: &str, audience: &str, more: &[(&str, &str)]) -> String {
+        let sts = self.tokens.endpoint();
+        let environment = [&[("AWS_ENDPOINT_URL_STS", sts.as_str())], more].concat();
+        child(&self.server.url("repo"), &format!("google|{audience}|{}", self.host()), object, &environment)
+    }
+
+    /// The numbers of the tokens that AWS was shown, and the roles that they were shown for.
+    fn shown(&self) -> Vec<(u64, String)> {
+        let forms = self.tokens.take_asked().into_iter().map(|asked| pairs(asked.split_once(' ').unwrap().1));
+        forms
+            .map(|form| (claims(&form["WebIdentityToken"]).unwrap()["number"].as_u64().unwrap(), form["RoleArn"].clone()))
+            .collect()
+    }
+}
+
+#[test]
+fn a_machine_at_google_takes_a_role_by_a_token_that_is_in_no_file() {
+    let at = Machine::new();
+    assert_eq!(at.child("data/x", "sts.amazonaws.com", &[("CHILD_PUTS", "3")]), "stored");
+    // One token and one key for all three.
+    assert_eq!(at.shown(), [(1, ROLE.to_owned())]);
+    let seen = at.server.take_seen();
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    assert!(seen.iter().all(|s| s.header("x-amz-security-token") == "by-AssumeRoleWithWebIdentity"), "{seen:?}");
+    let asked = at.google.take_asked();
+    let path = "GET /computeMetadata/v1/instance/service-accounts/default/identity?audience=sts.amazonaws.com&format=full ";
+    assert_eq!(asked, [path]);
+}
+
+#[test]
+fn the_role_is_renewed_by_a_fresh_token_before_it_ends() {
+    let at = Machine::new();
+    at.tokens.lifetime(30);
+    assert_eq!(at.child("data/x", "sts.amazonaws.com", &[("CHILD_PUTS", "3")]), "stored");
+    let shown: Vec<u64> = at.shown().into_iter().map(|(number, _)| number).collect();
+    assert_eq!(shown, [1, 2, 3], "a key that is about to end, and a token of its own for each");
+    // One that lasts is kept.
+    at.tokens.lifetime(3600);
+    assert_eq!(at.child("data/y", "sts.amazonaws.com", &[("CHILD_PUTS", "3")]), "stored");
+    assert_eq!(at.shown().len(), 1);
+}
+
+#[test]
+fn a_token_leaves_nothing_behind() {
+    let (at, folder) = (Machine::new(), tempfile::tempdir().unwrap());
+    let place = ("TMPDIR", folder.path().to_str().unwrap());
+    assert_eq!(at.child("data/x", "sts.amazonaws.com", &[place]), "stored");
+    assert!(at.child("data/x", "another", &[place]).starts_with("Denied"));
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    // Where it cannot lie for a moment, that is said.
+    let told = at.child("data/x", "sts.amazonaws.com", &[("TMPDIR", "/nonexistent")]);
+    assert!(told.starts_with("Invalid store child: put data/x") && told.contains("TMPDIR"), "{told}");
+}
+
+#[test]
+fn a_metadata_server_that_gives_no_token_is_told_apart() {
+    let answer = |status: u16, body: &str| Act::Answer { status, headers: vec![], body: body.into() };
+    // A moment's trouble is waited for.
+    let at = Machine::new();
+    at.google.fault(Fault::new(answer(503, "not yet")));
+    assert_eq!(at.child("data/x", "sts.amazonaws.com", &[]), "stored");
+    assert_eq!(at.google.count("token"), 2);
+    let long = "a".repeat(20_000);
+    let cases = [
+        (answer(500, "oops"), "Unavailable", "HTTP 500"),
+        (Act::Silence, "Unavailable", "no answer in time"),
+        (Act::Reset, "Unavailable", "for a token: "),
+        (answer(404, "no service account"), "Denied", "HTTP 404"),
+        (answer(302, ""), "Denied", "HTTP 302"),
+        (answer(200, "<html>a.page.of</html>"), "Denied", "an answer that is no token"),
+        (answer(200, ""), "Denied", "an answer that is no token"),
+        (answer(200, &format!("{long}.{long}.{long}")), "Denied", "more than 16384 bytes"),
+    ];
+    for (act, kind, words) in cases {
+        let at = Machine::new();
+        at.google.fault(Fault::new(act.clone()).times(99));
+        let told = at.child("data/x", "sts.amazonaws.com", &[("CHILD_TIMEOUT", "4")]);
+        let begin = format!("{kind} store child: put data/x");
+        assert!(told.starts_with(&begin) && told.contains(words), "{act:?}: {told}");
+        assert!(told.contains(&format!("asking Google's metadata server {}", at.host())), "{told}");
+        assert_eq!(told.contains("no usable credentials"), kind == "Denied", "{told}");
+        assert_eq!((at.shown().len(), at.server.take_seen().len()), (0, 0), "{act:?}");
+    }
+    // Elsewhere there is none.
+    let told = child(&at.server.url("repo"), "google|sts.amazonaws.com|127.0.0.1:1", "data/x", &[("CHILD_TIMEOUT", "3")]);
+    assert!(told.starts_with("Denied") && told.contains("Cloud Run") && told.contains("token_file"), "{told}");
+}
+
+#[test]
+fn what_aws_says_to_a_token_is_told() {
+    let at = Machine::new();
+    let told = at.child("data/x", "another", &[]);
+    assert!(told.starts_with("Denied") && told.contains("AccessDenied") && told.contains("accounts.google.com"), "{told}");
+    assert!(told.contains(ROLE), "{told}");
+    let told =
+        at.child("data/x", "sts.amazonaws.com", &[("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1"), ("CHILD_TIMEOUT", "50")]);
+    assert!(told.starts_with("Unavailable") && told.contains(ROLE), "{told}");
+    assert_eq!(at.server.take_seen().len(), 0);
+}
+
+/// The real program, with the login in its configuration.
+#[test]
+fn the_exit_code_says_whether_it_is_worth_another_try() {
+    let at = Machine::new();
+    let desk = Desk::new(&[], "");
+    let login = format!("{{ kind = \"web-identity\", role = \"{ROLE}\", token_from = \"google-metadata-server\" }}");
+    let url = at.server.url("repo");
+    let store = format!("[[store]]\nname = \"a\"\nurl = \"{url}\"\nretries = 0\ntimeout = \"4s\"\ncredentials = {login}\n");
+    desk.configure(&store, "");
+    let run = |words: &[&str], google: &gcs_tokens::TokenServer| {
+        let mut command = desk.command(words);
+        command
+            .env("GCE_METADATA_HOST", google.endpoint().replace("http://", ""))
+            .env("AWS_ENDPOINT_URL_STS", at.tokens.endpoint());
+        let output = command.output().expect("the program starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let source = desk.at("src");
+    let backup = ["backup", source.to_str().unwrap()];
+    let (ended, said) = run(&["init"], &at.google);
+    assert_eq!(ended, Some(0), "{said}");
+    let (ended, said) = run(&backup, &at.google);
+    assert_eq!(ended, Some(0), "{said}");
+    for (status, body, code) in [(200, "no token", 13), (404, "", 13), (500, "", 1)] {
+        let google = gcs_tokens::TokenServer::start();
+        google.fault(Fault::new(Act::Answer { status, headers: vec![], body: body.into() }).times(999));
+        let (ended, said) = run(&backup, &google);
+        assert_eq!(ended, Some(code), "{status}: {said}");
+        assert!(said.contains("Google's metadata server") && !said.contains("may-hold"), "{said}");
+    }
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::support::clouds::{Cloud, Provider, Request, THREE};
 use crate::support::name;
-use crate::support::rights::{AwsRights, AzureRights, GcpRights, policies, rendered};
+use crate::support::rights::{AwsRights, AzureRights, GcpRights, aws_admits, policies, rendered};
 use crate::support::source_tree::noise;
 
 const KEY: &str = "holdfast-key-1 0707070707070707070707070707070707070707070707070707070707070707\n";
@@ -322,6 +322,48 @@ fn at_aws_an_existing_bucket_is_safe_from_overwrites() {
         assert!(!rights.allow("s3:PutObject", "arn:aws:s3:::b/q/x", &[("s3:if-none-match", "*")]), "{role}");
         assert!(!rights.allow("s3:DeleteObject", object, &[]), "{role}");
     }
+}
+
+/// Whom a role lets in: the job's own service account at Google, by a token made out to AWS, and nobody who has only a part of that.
+#[test]
+fn at_aws_a_job_at_google_takes_its_own_role_alone() {
+    let trust = |subjects: &[&str]| {
+        let account = json!({ "provider": "accounts.google.com", "host": "accounts.google.com", "google": true,
+            "subjects": subjects, "audience": "sts.amazonaws.com" });
+        rendered(&policies("aws").join("trust.json.tftpl"), &json!({ "account_id": "111122223333", "trusted": [account] }))
+    };
+    let claims = |issuer: &str, azp: &str, sub: &str, aud: &str| json!({ "iss": issuer, "azp": azp, "sub": sub, "aud": aud });
+    const GOOGLE: &str = "https://accounts.google.com";
+    let writer = claims(GOOGLE, "1001", "1001", "sts.amazonaws.com");
+    assert!(aws_admits(&trust(&["1001"]), &writer));
+    for (trust, claims, what) in [
+        (trust(&["1002"]), writer.clone(), "the pruner's role, to the writer"),
+        (trust(&[]), writer.clone(), "a role that trusts nobody at Google"),
+        (trust(&["1001"]), claims(GOOGLE, "1001", "1001", "api://AzureADTokenExchange"), "a token for Azure"),
+        (trust(&["1001"]), claims(GOOGLE, "1001", "1001", "1001"), "a token for somebody else"),
+        (trust(&["1001"]), claims(GOOGLE, "1001", "1003", "sts.amazonaws.com"), "another's token, got by this account"),
+        (trust(&["1001"]), claims(GOOGLE, "1003", "1001", "sts.amazonaws.com"), "this account's token, got by another"),
+        (
+            trust(&["1001"]),
+            json!({ "iss": GOOGLE, "sub": "1001", "aud": "sts.amazonaws.com" }),
+            "a token that was given to nobody",
+        ),
+        (trust(&["1001"]), claims("https://issuer.example", "1001", "1001", "sts.amazonaws.com"), "another issuer"),
+    ] {
+        assert!(!aws_admits(&trust, &claims), "{what}");
+    }
+    // Who comes by another way is not mistaken for it: a task of ECS in this account, and no other.
+    let task = |account: &str, source: &str| {
+        let facts = [("aws:SourceAccount", account), ("aws:SourceArn", source)];
+        let nothing = json!({ "Statement": [] });
+        AwsRights { principal: "ecs-tasks.amazonaws.com".into(), identity: nothing, bucket: trust(&["1001"]) }.allow(
+            "sts:AssumeRole",
+            "",
+            &facts,
+        )
+    };
+    assert!(task("111122223333", "arn:aws:ecs:eu-west-3:111122223333:cluster/c"));
+    assert!(!task("999999999999", "arn:aws:ecs:eu-west-3:999999999999:cluster/c"));
 }
 
 /// What decides is itself able to refuse, and what it does not understand is no permission.

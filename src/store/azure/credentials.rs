@@ -3,8 +3,8 @@
 //! Without a word in the settings the surroundings are asked in this order. First the environment, which belongs to `config`:
 //! `AZURE_STORAGE_KEY`; `AZURE_STORAGE_SAS_TOKEN` (both unless `AZURE_STORAGE_ACCOUNT` names another account); a client secret
 //! (`AZURE_TENANT_ID`, `AZURE_CLIENT_ID`, `AZURE_CLIENT_SECRET`); a workload identity (`AZURE_FEDERATED_TOKEN_FILE` and the two
-//! ids). Then, here, the machine's managed identity, and last whoever is logged in with `az`. Tokens are renewed in mid-run by
-//! whoever gave them; they go over https only.
+//! ids). Then, here, the machine's managed identity, and last whoever is logged in with `az`. Only by name: a federated token of
+//! Google's metadata server, for a machine at Google. Tokens are renewed in mid-run by whoever gave them; they go over https only.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,11 +12,13 @@ use std::time::Duration;
 use azure_core::credentials::{AccessToken, Secret, TokenCredential, TokenRequestOptions};
 use azure_core::error::{Error, ErrorKind};
 use azure_core::http::headers::Headers;
-use azure_core::http::{AsyncRawResponse, ClientOptions, HttpClient, Request, RetryOptions, StatusCode, Transport};
+use azure_core::http::{
+    AsyncRawResponse, ClientMethodOptions, ClientOptions, HttpClient, Request, RetryOptions, StatusCode, Transport,
+};
 use azure_identity::{
-    AzureCliCredential, ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions,
-    ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential,
-    WorkloadIdentityCredentialOptions,
+    AzureCliCredential, ClientAssertion, ClientAssertionCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
+    ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId,
+    WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -25,7 +27,10 @@ use zeroize::Zeroizing;
 use crate::clock::Env;
 use crate::store::azure::fault::may_pass;
 use crate::store::azure::wire::client;
-use crate::store::credentials::{Credentials, SecretSource};
+use crate::store::credentials::{Credentials, SecretSource, TokenSource};
+use crate::store::error::StoreErrorKind;
+use crate::store::fault::Fault;
+use crate::store::metadata_server::MetadataServer;
 
 /// How long one request for a token may take.
 const LOGIN_MAX: Duration = Duration::from_secs(30);
@@ -46,7 +51,13 @@ pub(super) enum Identity {
 }
 
 /// The identity that `credentials` stand for. Asks no server yet. The error says what to mend, and holds no secret.
-pub(super) async fn identity(env: &Env, credentials: &Credentials, pem: Option<&[u8]>) -> Result<Identity, String> {
+/// `patience` is how long a request may take that waits for a login.
+pub(super) async fn identity(
+    env: &Env,
+    credentials: &Credentials,
+    pem: Option<&[u8]>,
+    patience: Duration,
+) -> Result<Identity, String> {
     let token = |found: azure_core::Result<Arc<dyn TokenCredential>>| found.map(Identity::Token).map_err(|e| e.to_string());
     match credentials {
         Credentials::Found => {
@@ -56,12 +67,24 @@ pub(super) async fn identity(env: &Env, credentials: &Credentials, pem: Option<&
         }
         Credentials::Anonymous => Ok(Identity::Nobody),
         Credentials::ManagedIdentity { client_id } => token(managed(pem, client_id.clone())?),
-        Credentials::WorkloadIdentity { tenant_id, client_id, token_file } => {
+        Credentials::WorkloadIdentity { tenant_id, client_id, token: Some(TokenSource::MetadataServer { host, audience }) } => {
+            let missing = |name: &str| format!("a token from Google's metadata server is for somebody: name {name}");
+            let tenant_id = tenant_id.clone().ok_or_else(|| missing("tenant_id"))?;
+            let client_id = client_id.clone().ok_or_else(|| missing("client_id"))?;
+            let server = MetadataServer::new(env, host.as_deref(), audience, patience)?;
+            let options = ClientAssertionCredentialOptions { client_options: options(pem)? };
+            token(ClientAssertionCredential::new(tenant_id, client_id, Machine(server), Some(options)).map(|c| c as _))
+        }
+        Credentials::WorkloadIdentity { tenant_id, client_id, token: file } => {
+            let file = match file {
+                Some(TokenSource::File(path)) => Some(path.clone()),
+                _ => None,
+            };
             let options = WorkloadIdentityCredentialOptions {
                 credential_options: ClientAssertionCredentialOptions { client_options: options(pem)? },
                 tenant_id: tenant_id.clone(),
                 client_id: client_id.clone(),
-                token_file_path: token_file.clone(),
+                token_file_path: file,
             };
             // It reads the file.
             token(env.blocking(move || Ok(WorkloadIdentityCredential::new(Some(options))? as _)).await)
@@ -95,6 +118,21 @@ fn signature(text: &str) -> Result<Zeroizing<String>, String> {
     match fits && signed {
         true => Ok(Zeroizing::new(query.to_owned())),
         false => Err("the shared access signature is none: it is a query such as sv=...&sp=rcdl&sig=...".into()),
+    }
+}
+
+/// This machine, which shows the directory a token of Google's.
+#[derive(Debug)]
+struct Machine(MetadataServer);
+
+#[async_trait::async_trait]
+impl ClientAssertion for Machine {
+    async fn secret(&self, _: Option<ClientMethodOptions<'_>>) -> azure_core::Result<String> {
+        match self.0.token().await {
+            Ok(token) => Ok(token.to_string()),
+            Err(Fault { kind: StoreErrorKind::Unavailable, cause }) => Err(Error::with_message(ErrorKind::Connection, cause)),
+            Err(Fault { cause, .. }) => Err(Error::with_message(ErrorKind::Credential, cause)),
+        }
     }
 }
 

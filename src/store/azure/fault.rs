@@ -156,6 +156,8 @@ pub fn may_pass(error: &Error) -> Option<StoreErrorKind> {
 fn login_failed(error: &Error, text: String) -> Fault {
     match may_pass(error) {
         Some(kind) => Fault::new(kind, text),
+        // Whoever was asked has said what to do.
+        None if text.contains("no usable credentials") => Fault::new(StoreErrorKind::Denied, text),
         None => {
             let fix = "no usable credentials: set AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, or a client secret \
                        (AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET), run `az login`, or run where an identity is given";

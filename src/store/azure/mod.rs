@@ -113,7 +113,7 @@ impl AzureStore {
         let url = address(account, &bucket.name, endpoint).map_err(refuse)?;
         let pem = provider.certificates(env).await.map_err(refuse)?;
         let pem = pem.as_deref();
-        let identity = credentials::identity(env, &provider.credentials, pem).await.map_err(refuse)?;
+        let identity = credentials::identity(env, &provider.credentials, pem, settings.timeout).await.map_err(refuse)?;
         let mut policies: Vec<Arc<dyn Policy>> = vec![Arc::new(OneRequest)];
         let (mut token, mut signature) = (None, None);
         match identity {

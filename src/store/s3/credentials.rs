@@ -24,24 +24,28 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, ConnectorBuilder, proxy::ProxyConfig};
 
 use crate::clock::Env;
-use crate::store::credentials::{Credentials, SecretSource};
+use crate::store::credentials::{Credentials, SecretSource, TokenSource};
+use crate::store::metadata_server::MetadataServer;
+use crate::store::s3::clients::Exchange;
 use crate::store::settings::ProviderSettings;
 
 /// Name under which a role taken on by us shows in the audit log.
-const SESSION: &str = "holdfast";
+pub(super) const SESSION: &str = "holdfast";
 
 /// How long it may take to find out who we are. A login that waits for a person does not belong into a backup.
-const LOGIN_MAX: Duration = Duration::from_secs(60);
+pub(super) const LOGIN_MAX: Duration = Duration::from_secs(60);
 
 /// Region, identity and the rest of the surroundings, for a client of S3. `elsewhere` is another server than AWS, where a
-/// region is only a word. The error says what to mend, and holds no secret.
-pub(crate) async fn surroundings(
+/// region is only a word. With them comes who gets the keys, where the SDK cannot; `patience` is then how long a request may take
+/// that waits for one. The error says what to mend, and holds no secret.
+pub(super) async fn surroundings(
     env: &Env,
     provider: &ProviderSettings,
     region: Option<&str>,
     elsewhere: bool,
     pem: Option<&[u8]>,
-) -> Result<SdkConfig, String> {
+    patience: Duration,
+) -> Result<(SdkConfig, Option<Exchange>), String> {
     let region = find_region(&provider.credentials, region, elsewhere).await?;
     let client = pem.map(|pem| trusting(pem, true)).transpose()?;
     let loader = || {
@@ -58,6 +62,7 @@ pub(crate) async fn surroundings(
             None => part,
         }
     };
+    let mut exchange = None;
     let loader = match &provider.credentials {
         Credentials::Found => loader(),
         Credentials::Anonymous => loader().no_credentials(),
@@ -86,7 +91,12 @@ pub(crate) async fn surroundings(
             };
             loader().credentials_provider(role.build().await)
         }
-        Credentials::WebIdentity { arn, token_file } => {
+        Credentials::WebIdentity { arn, token: TokenSource::MetadataServer { host, audience } } => {
+            let server = MetadataServer::new(env, host.as_deref(), audience, patience)?;
+            exchange = Some(Exchange { env: env.clone(), server, arn: arn.clone(), surroundings: part() });
+            loader().no_credentials()
+        }
+        Credentials::WebIdentity { arn, token: TokenSource::File(token_file) } => {
             let token = StaticConfiguration {
                 web_identity_token_file: token_file.clone(),
                 role_arn: arn.clone(),
@@ -99,7 +109,7 @@ pub(crate) async fn surroundings(
         other => return Err(format!("{} is not a way to log in to S3", kind(other))),
     };
     let cache = IdentityCache::lazy().load_timeout(LOGIN_MAX).build();
-    Ok(loader.identity_cache(cache).load().await)
+    Ok((loader.identity_cache(cache).load().await, exchange))
 }
 
 async fn load(env: &Env, secret: &SecretSource) -> Result<zeroize::Zeroizing<String>, String> {

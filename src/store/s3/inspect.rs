@@ -1,6 +1,5 @@
 //! What S3 says about a bucket: ten questions, each with a right of its own.
 
-use aws_sdk_s3::config::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{BucketVersioningStatus, DefaultRetention, ExpirationStatus, LifecycleRule, ObjectOwnership};
 use futures::future::BoxFuture;
@@ -18,8 +17,6 @@ use crate::store::url::{Bucket, Line};
 pub(super) struct Login {
     /// The way, in words.
     pub shown: String,
-    /// Who knows the key.
-    pub provider: Option<SharedCredentialsProvider>,
     /// Another server than AWS.
     pub endpoint: Option<String>,
     /// The region that requests are signed for.
@@ -40,11 +37,8 @@ impl S3Store {
     }
 
     async fn identity(&self) -> Result<(String, String), StoreError> {
-        let Some(provider) = &self.login.provider else { return Ok((self.login.shown.clone(), String::new())) };
-        let key = provider.provide_credentials().await.map_err(|e| {
-            let fault = Fault::new(StoreErrorKind::Denied, crate::store::fault::chain(&e));
-            self.error(Verb::Settings, &"a login", fault)
-        })?;
+        let key = self.clients.key().await.map_err(|fault| self.error(Verb::Settings, &"a login", fault))?;
+        let Some(key) = key else { return Ok((self.login.shown.clone(), String::new())) };
         let account = key.account_id().map(|id| id.as_str().to_owned()).unwrap_or_default();
         let id = words(key.access_key_id());
         let shown = match self.login.shown.contains(&id) {
@@ -57,7 +51,15 @@ impl S3Store {
     /// The server's clock, from the header of a refusal: an object that is not there is asked for.
     async fn server_time(&self, absent: &ObjectName) -> Result<i64, StoreError> {
         let key = self.key(Verb::Get, absent)?;
-        let answer = self.client.get_object().bucket(&self.bucket.name).key(&key).range("bytes=0-0").send().await;
+        let answer = self
+            .client(Verb::Get, absent)
+            .await?
+            .get_object()
+            .bucket(&self.bucket.name)
+            .key(&key)
+            .range("bytes=0-0")
+            .send()
+            .await;
         let fault = match answer {
             Ok(_) => Fault::new(StoreErrorKind::Other, "there is an object that cannot be"),
             Err(SdkError::ServiceError(refused)) => match refused.raw().headers().get("date").and_then(read_date) {
@@ -70,7 +72,7 @@ impl S3Store {
     }
 
     async fn versioning(&self, right: &str) -> Result<Versioning, StoreError> {
-        let answer = self.client.get_bucket_versioning().bucket(&self.bucket.name).send().await;
+        let answer = self.client(Verb::Settings, &right).await?.get_bucket_versioning().bucket(&self.bucket.name).send().await;
         Ok(match self.setting(right, &[], answer)?.and_then(|told| told.status) {
             Some(BucketVersioningStatus::Enabled) => Versioning::On,
             Some(_) => Versioning::Suspended,
@@ -79,7 +81,8 @@ impl S3Store {
     }
 
     async fn lock(&self, right: &str) -> Result<Option<Lock>, StoreError> {
-        let answer = self.client.get_object_lock_configuration().bucket(&self.bucket.name).send().await;
+        let answer =
+            self.client(Verb::Settings, &right).await?.get_object_lock_configuration().bucket(&self.bucket.name).send().await;
         let told = self.setting(right, &["ObjectLockConfigurationNotFoundError", "ObjectLockConfigurationNotFound"], answer)?;
         let Some(lock) = told.and_then(|told| told.object_lock_configuration) else { return Ok(None) };
         let retention = lock.rule.and_then(|rule| rule.default_retention);
@@ -88,7 +91,13 @@ impl S3Store {
     }
 
     async fn rules(&self, right: &str) -> Result<Vec<Rule>, StoreError> {
-        let answer = self.client.get_bucket_lifecycle_configuration().bucket(&self.bucket.name).send().await;
+        let answer = self
+            .client(Verb::Settings, &right)
+            .await?
+            .get_bucket_lifecycle_configuration()
+            .bucket(&self.bucket.name)
+            .send()
+            .await;
         let told = self.setting(right, &["NoSuchLifecycleConfiguration"], answer)?;
         let rules = told.and_then(|told| told.rules).unwrap_or_default();
         Ok(rules.iter().enumerate().flat_map(|(at, rule)| actions(at, rule)).collect())
@@ -96,7 +105,7 @@ impl S3Store {
 
     /// What of the block against public access is missing; `None`: nothing.
     async fn closed(&self, right: &str) -> Result<Option<String>, StoreError> {
-        let answer = self.client.get_public_access_block().bucket(&self.bucket.name).send().await;
+        let answer = self.client(Verb::Settings, &right).await?.get_public_access_block().bucket(&self.bucket.name).send().await;
         let told = self.setting(right, &["NoSuchPublicAccessBlockConfiguration"], answer)?;
         let Some(block) = told.and_then(|told| told.public_access_block_configuration) else {
             return Ok(Some("there is no block against public access".into()));
@@ -112,7 +121,7 @@ impl S3Store {
     }
 
     async fn public(&self, right: &str) -> Result<Option<String>, StoreError> {
-        let answer = self.client.get_bucket_policy_status().bucket(&self.bucket.name).send().await;
+        let answer = self.client(Verb::Settings, &right).await?.get_bucket_policy_status().bucket(&self.bucket.name).send().await;
         let told = self.setting(right, &["NoSuchBucketPolicy"], answer)?;
         let open = told.and_then(|told| told.policy_status).and_then(|status| status.is_public) == Some(true);
         Ok(open.then(|| "the bucket's policy opens it to everybody".into()))
@@ -120,7 +129,7 @@ impl S3Store {
 
     /// The bucket's policy; empty if there is none.
     async fn policy(&self, right: &str) -> Result<Vec<Value>, StoreError> {
-        let answer = self.client.get_bucket_policy().bucket(&self.bucket.name).send().await;
+        let answer = self.client(Verb::Settings, &right).await?.get_bucket_policy().bucket(&self.bucket.name).send().await;
         let Some(text) = self.setting(right, &["NoSuchBucketPolicy"], answer)?.and_then(|told| told.policy) else {
             return Ok(Vec::new());
         };
@@ -137,7 +146,7 @@ impl S3Store {
     }
 
     async fn encryption(&self, right: &str) -> Result<Option<String>, StoreError> {
-        let answer = self.client.get_bucket_encryption().bucket(&self.bucket.name).send().await;
+        let answer = self.client(Verb::Settings, &right).await?.get_bucket_encryption().bucket(&self.bucket.name).send().await;
         let told = self.setting(right, &["ServerSideEncryptionConfigurationNotFoundError"], answer)?;
         let rules = told.and_then(|told| told.server_side_encryption_configuration).map(|c| c.rules).unwrap_or_default();
         Ok(rules.into_iter().find_map(|rule| rule.apply_server_side_encryption_by_default).map(|way| {
@@ -148,7 +157,8 @@ impl S3Store {
 
     /// Whether access lists are out of force: else objects can be opened one by one.
     async fn lists_off(&self, right: &str) -> Result<bool, StoreError> {
-        let answer = self.client.get_bucket_ownership_controls().bucket(&self.bucket.name).send().await;
+        let answer =
+            self.client(Verb::Settings, &right).await?.get_bucket_ownership_controls().bucket(&self.bucket.name).send().await;
         let told = self.setting(right, &["OwnershipControlsNotFoundError"], answer)?;
         let rules = told.and_then(|told| told.ownership_controls).map(|controls| controls.rules).unwrap_or_default();
         Ok(rules.iter().any(|rule| rule.object_ownership == ObjectOwnership::BucketOwnerEnforced))
@@ -157,7 +167,16 @@ impl S3Store {
     /// Whether a version may be taken away for good, tried on one that is not there.
     async fn destroys(&self, absent: &ObjectName) -> Result<bool, StoreError> {
         let key = self.key(Verb::Delete, absent)?;
-        match self.client.delete_object().bucket(&self.bucket.name).key(&key).version_id("null").send().await {
+        match self
+            .client(Verb::Delete, absent)
+            .await?
+            .delete_object()
+            .bucket(&self.bucket.name)
+            .key(&key)
+            .version_id("null")
+            .send()
+            .await
+        {
             Ok(_) => Ok(true),
             Err(e) => match self.fault(Verb::Delete, &key, &e) {
                 fault if fault.kind == StoreErrorKind::Denied => Ok(false),

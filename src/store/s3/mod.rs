@@ -29,12 +29,14 @@ use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::fault::{Asked, Fault, Verb, chain};
 use crate::store::name::ObjectName;
 use crate::store::pages::{self, Pages};
+use crate::store::s3::clients::Clients;
 use crate::store::s3::fault::{Answer, classify, failed};
 use crate::store::s3::inspect::Login;
 use crate::store::settings::StoreSettings;
 use crate::store::url::Bucket;
 use crate::store::{OBJECT_MAX, ObjectInfo, Store, admit, buffers};
 
+mod clients;
 mod credentials;
 mod fault;
 mod inspect;
@@ -50,7 +52,7 @@ pub struct S3Store {
     label: String,
     env: Env,
     bucket: Bucket,
-    client: Client,
+    clients: Clients,
     classes: BTreeMap<String, String>,
     kms_key: Option<String>,
     login: Login,
@@ -75,7 +77,9 @@ impl S3Store {
         let endpoint = bucket.endpoint.as_ref().or(provider.endpoint.as_ref());
         let region = bucket.region.as_deref().or(provider.region.as_deref());
         let pem = provider.certificates(env).await.map_err(refuse)?;
-        let found = credentials::surroundings(env, provider, region, endpoint.is_some(), pem.as_deref()).await.map_err(refuse)?;
+        let patience = settings.timeout;
+        let found = credentials::surroundings(env, provider, region, endpoint.is_some(), pem.as_deref(), patience).await;
+        let (found, exchange) = found.map_err(refuse)?;
         let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_MAX).build();
         // A body that does not move is given up by the SDK; how long an attempt may take as a whole is for `retry`.
         let stalls = StalledStreamProtectionConfig::enabled().grace_period(settings.timeout).build();
@@ -98,16 +102,16 @@ impl S3Store {
         }
         let login = Login {
             shown: provider.credentials.shown(),
-            provider: found.credentials_provider().filter(|_| provider.credentials != Credentials::Anonymous),
             endpoint: endpoint.cloned().or_else(|| found.endpoint_url().map(str::to_owned)),
             region: found.region().map(ToString::to_string).unwrap_or_default(),
         };
+        let known = found.credentials_provider().filter(|_| provider.credentials != Credentials::Anonymous);
         Ok(S3Store {
             login,
             label: label.to_owned(),
             env: env.clone(),
             bucket: bucket.clone(),
-            client: Client::from_conf(config.build()),
+            clients: Clients::new(config, known, exchange),
             classes: provider.storage_classes.clone(),
             kms_key: provider.kms_key.clone(),
             bucket_seen: AtomicBool::new(false),
@@ -120,6 +124,11 @@ impl S3Store {
 
     fn error(&self, verb: Verb, name: &dyn fmt::Display, fault: Fault) -> StoreError {
         StoreError::new(fault.kind, &self.label, format!("{verb} {name}")).because(fault.cause)
+    }
+
+    /// The client to ask by.
+    async fn client(&self, verb: Verb, name: &(dyn fmt::Display + Sync)) -> Result<Client, StoreError> {
+        self.clients.current().await.map_err(|fault| self.error(verb, &name, fault))
     }
 
     fn key(&self, verb: Verb, name: &ObjectName) -> Result<String, StoreError> {
@@ -151,8 +160,8 @@ impl S3Store {
             }
         };
         let class = self.classes.get(name.first()).map(|class| StorageClass::from(class.as_str()));
-        let request = self
-            .client
+        let client = self.client(Verb::Put, name).await?;
+        let request = client
             .put_object()
             .bucket(&self.bucket.name)
             .key(&key)
@@ -184,7 +193,7 @@ impl S3Store {
         }
         let header = range.as_ref().map(|r| format!("bytes={}-{}", r.start, r.end - 1));
         let whole = header.is_none();
-        let request = self.client.get_object().bucket(&self.bucket.name).key(&key).set_range(header);
+        let request = self.client(Verb::Get, name).await?.get_object().bucket(&self.bucket.name).key(&key).set_range(header);
         // Asked for behind the SDK's back, which would sum the body itself, and hide what did not fit behind a broken stream.
         let request = request.customize().mutate_request(move |request| {
             if whole {
@@ -253,7 +262,8 @@ impl S3Store {
 
     async fn head(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {
         let key = self.key(Verb::Stat, name)?;
-        match self.client.head_object().bucket(&self.bucket.name).key(&key).send().await {
+        let client = self.client(Verb::Stat, name).await?;
+        match client.head_object().bucket(&self.bucket.name).key(&key).send().await {
             Ok(answer) => {
                 self.seen();
                 let size = answer.content_length().and_then(|n| u64::try_from(n).ok());
@@ -265,7 +275,7 @@ impl S3Store {
             Err(e) => match self.fault(Verb::Stat, &key, &e) {
                 // Expired credentials, a wrong clock, a missing permission: which one it is, only a body can say.
                 fault if matches!(fault.kind, StoreErrorKind::Invalid | StoreErrorKind::Denied) => {
-                    let asked = self.client.get_object().bucket(&self.bucket.name).key(&key).range("bytes=0-0").send().await;
+                    let asked = client.get_object().bucket(&self.bucket.name).key(&key).range("bytes=0-0").send().await;
                     let said = asked.err().map(|e| self.fault(Verb::Stat, &key, &e));
                     let said = said.filter(|said| said.kind == fault.kind || said.kind == StoreErrorKind::Denied);
                     Err(self.error(Verb::Stat, name, said.unwrap_or(fault)))
@@ -281,7 +291,8 @@ impl S3Store {
     async fn absent(&self, name: &ObjectName, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
         // What is there by now is for the next attempt to look at, and so is what nobody can tell.
         let doubtful = |cause: String| Err(self.error(Verb::Stat, name, Fault::new(StoreErrorKind::Unavailable, cause)));
-        match self.client.get_object().bucket(&self.bucket.name).key(key).range("bytes=0-0").send().await {
+        match self.client(Verb::Stat, name).await?.get_object().bucket(&self.bucket.name).key(key).range("bytes=0-0").send().await
+        {
             Ok(_) => doubtful("a HEAD says that it is absent, and a GET that it is there".into()),
             Err(e) if e.code() == Some("NoSuchKey") => {
                 self.seen();
@@ -305,7 +316,8 @@ impl S3Store {
             at.end();
             return Ok(at);
         };
-        let request = self.client.list_objects_v2().bucket(&self.bucket.name).prefix(&whole).max_keys(PAGE as i32);
+        let client = self.client(Verb::List, &prefix).await?;
+        let request = client.list_objects_v2().bucket(&self.bucket.name).prefix(&whole).max_keys(PAGE as i32);
         let answer = request.set_continuation_token(at.marker.clone()).send().await;
         let answer = answer.map_err(|e| self.error(Verb::List, &prefix, self.fault(Verb::List, &whole, &e)))?;
         self.seen();
@@ -349,7 +361,11 @@ impl S3Store {
             Ok(batch) => batch,
             Err(e) => return failed.extend(all(&Fault::new(StoreErrorKind::Invalid, e.to_string()))),
         };
-        let answer = match self.client.delete_objects().bucket(&self.bucket.name).delete(batch).send().await {
+        let client = match self.clients.current().await {
+            Ok(client) => client,
+            Err(fault) => return failed.extend(all(&fault)),
+        };
+        let answer = match client.delete_objects().bucket(&self.bucket.name).delete(batch).send().await {
             Ok(answer) => answer,
             Err(e) => {
                 let first = keys.keys().next().map_or("", String::as_str);

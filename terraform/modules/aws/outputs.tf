@@ -6,9 +6,14 @@ output "url" {
 output "stores" {
   description = "By role: the store for modules/config."
   value = { for role in local.roles : role => {
-    url         = "s3://${var.bucket}${var.prefix == "" ? "" : "/${var.prefix}"}?region=${var.region}"
-    credentials = var.token_file == null ? null : { kind = "web-identity", role = "arn:aws:iam::${var.account_id}:role/${var.name}-${role}", token_file = var.token_file }
-    files       = {}
+    url = "s3://${var.bucket}${var.prefix == "" ? "" : "/${var.prefix}"}?region=${var.region}"
+    credentials = var.token_file == null && var.token_from == null ? null : {
+      kind       = "web-identity"
+      role       = "arn:aws:iam::${var.account_id}:role/${var.name}-${role}"
+      token_file = var.token_file
+      token_from = var.token_from
+    }
+    files = {}
   } }
 }
 
@@ -20,6 +25,11 @@ output "role_arns" {
 output "policies" {
   description = "By role: its policy, for review and for existing roles."
   value       = { for role in local.roles : role => aws_iam_role_policy.this[role].policy }
+}
+
+output "trust_policies" {
+  description = "By role: who may take it, for review."
+  value       = { for role in local.roles : role => aws_iam_role.this[role].assume_role_policy }
 }
 
 output "bucket_policy" {

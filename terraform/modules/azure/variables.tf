@@ -120,6 +120,20 @@ variable "token_file" {
   default     = null
 }
 
+variable "token_from" {
+  description = "Who gives that token instead of a file, as the configuration calls it: google-metadata-server, where the job runs at Google. Its audience is the one of federation, api://AzureADTokenExchange. Null: nobody."
+  type        = string
+  default     = null
+  validation {
+    condition     = var.token_from == null || var.token_from == "google-metadata-server"
+    error_message = "Tokens that are in no file come from google-metadata-server."
+  }
+  validation {
+    condition     = var.token_from == null || var.token_file == null
+    error_message = "The configuration logs in by one token: either token_file or token_from."
+  }
+}
+
 variable "managed_identity" {
   description = "Whether the configuration logs in as the managed identity that is made here, which the job has, where there is no token_file."
   type        = bool

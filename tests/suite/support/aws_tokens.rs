@@ -1,6 +1,8 @@
 //! The services that say who someone is at AWS, in the test process: STS, the container's, the instance's, SSO. Each answers
-//! with the key that `s3_server` knows and a session token that tells which way was taken.
+//! with the key that `s3_server` knows and a session token that tells which way was taken. Tokens of Google's are admitted as the
+//! role's trust policy says.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -10,13 +12,24 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 
+use crate::support::azure_login::pairs;
+use crate::support::gcs_tokens::claims;
+use crate::support::rights::aws_admits;
 use crate::support::s3_server::{ACCESS_KEY, SECRET_KEY};
+
+#[derive(Default)]
+struct Desk {
+    asked: Mutex<Vec<String>>,
+    trust: Mutex<BTreeMap<String, Value>>,
+    lifetime: Mutex<Option<i64>>,
+}
 
 /// A running server; it ends when it is dropped.
 pub struct TokenServer {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
+    desk: Arc<Desk>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -32,17 +45,17 @@ impl TokenServer {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let noted = asked.clone();
+        let desk = Arc::new(Desk::default());
+        let at = desk.clone();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             while let Ok((stream, _)) = listener.accept().await {
-                let noted = noted.clone();
-                let serve = hyper::service::service_fn(move |request| answer(noted.clone(), request));
+                let at = at.clone();
+                let serve = hyper::service::service_fn(move |request| answer(at.clone(), request));
                 tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), serve));
             }
         });
-        TokenServer { address, asked, runtime: Some(runtime) }
+        TokenServer { address, desk, runtime: Some(runtime) }
     }
     /// `http://127.0.0.1:port`.
     pub fn endpoint(&self) -> String {
@@ -50,17 +63,42 @@ impl TokenServer {
     }
     /// What was asked so far: path and, for STS, the form. Forgets it.
     pub fn take_asked(&self) -> Vec<String> {
-        std::mem::take(&mut *self.asked.lock().unwrap())
+        std::mem::take(&mut *self.desk.asked.lock().unwrap())
+    }
+    /// Whoever shows a token of Google's may take this role if its trust policy says so.
+    pub fn trust(&self, role: &str, policy: Value) {
+        self.desk.trust.lock().unwrap().insert(role.to_owned(), policy);
+    }
+    /// Keys of STS last so many seconds from now on.
+    pub fn lifetime(&self, seconds: i64) {
+        *self.desk.lifetime.lock().unwrap() = Some(seconds);
     }
 }
 
 const UNTIL: &str = "2099-01-01T00:00:00Z";
 
-async fn answer(asked: Arc<Mutex<Vec<String>>>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(desk: Arc<Desk>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let form = String::from_utf8(body.collect().await.map(|b| b.to_bytes().to_vec()).unwrap_or_default()).unwrap_or_default();
     let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-    asked.lock().unwrap().push(format!("{path} {form}"));
+    desk.asked.lock().unwrap().push(format!("{path} {form}"));
+    let fields = pairs(&form);
+    let field = |name: &str| fields.get(name).map_or("", String::as_str);
+    let google = claims(field("WebIdentityToken"));
+    let role = desk.trust.lock().unwrap().get(field("RoleArn")).cloned();
+    if google.is_some_and(|claims| !role.is_some_and(|policy| aws_admits(&policy, &claims))) {
+        let refusal = "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type><Code>\
+                       AccessDenied</Code><Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error>\
+                       <RequestId>1</RequestId></ErrorResponse>";
+        return Ok(Response::builder().status(StatusCode::FORBIDDEN).body(Full::new(Bytes::from(refusal))).unwrap());
+    }
+    let until = match *desk.lifetime.lock().unwrap() {
+        Some(seconds) => {
+            let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+            end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+        }
+        None => UNTIL.to_owned(),
+    };
     let header = |name: &str| head.headers.get(name).map_or("", |v| v.to_str().unwrap());
     let json = |token: &str| {
         format!(
@@ -72,7 +110,7 @@ async fn answer(asked: Arc<Mutex<Vec<String>>>, request: Request<Incoming>) -> R
         format!(
             "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result><Credentials><AccessKeyId>\
              {ACCESS_KEY}</AccessKeyId><SecretAccessKey>{SECRET_KEY}</SecretAccessKey><SessionToken>by-{action}</SessionToken>\
-             <Expiration>{UNTIL}</Expiration></Credentials></{action}Result></{action}Response>"
+             <Expiration>{until}</Expiration></Credentials></{action}Result></{action}Response>"
         )
     };
     let route = head.uri.path();

@@ -1,5 +1,6 @@
 //! The services that say who someone is at Azure, in the test process: the directory (Entra) for secrets and federated tokens,
-//! and the machine's own for managed identities. Each gives out the token that `azure_server` knows.
+//! and the machine's own for managed identities. Each gives out the token that `azure_server` knows. The directory admits one
+//! service account of Google's, as a federated credential says.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,6 +13,7 @@ use crate::support::authority::Authority;
 use crate::support::azure_login::pairs;
 use crate::support::azure_server::TOKEN;
 use crate::support::door::{Body, Door, lock, whole};
+use crate::support::gcs_tokens::{UNIQUE_ID, claims};
 
 pub const TENANT: &str = "11111111-2222-3333-4444-555555555555";
 pub const CLIENT: &str = "66666666-7777-8888-9999-000000000000";
@@ -69,6 +71,15 @@ async fn answer(
         let way = match (field("client_secret"), field("client_assertion")) {
             (CLIENT_SECRET, "") => "secret",
             ("", FEDERATED) if field("client_assertion_type").ends_with("jwt-bearer") => "assertion",
+            // The credential's issuer, subject and audience, exactly.
+            ("", token) if claims(token).is_some() => {
+                let claims = claims(token).unwrap_or_default();
+                let known = [("iss", "https://accounts.google.com"), ("sub", UNIQUE_ID), ("aud", "api://AzureADTokenExchange")];
+                if known.iter().any(|(name, value)| claims[*name] != *value) {
+                    return refused(700_213, "AADSTS700213: No matching federated identity record found.");
+                }
+                "google"
+            }
             _ => return refused(7_000_215, "AADSTS7000215: Invalid client secret provided."),
         };
         lock(&asked).push(way.into());

@@ -1,17 +1,43 @@
 //! The services that say who someone is at Google, in the test process: metadata server, token exchange (STS), impersonation,
-//! refresh of a person's login, and a proxy that lets nobody through. Each gives out tokens that tell which way was taken.
+//! refresh of a person's login, and a proxy that lets nobody through. Each gives out tokens that tell which way was taken. The
+//! metadata server also gives tokens that others than Google know the machine by.
 
 use std::sync::{Arc, Mutex};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use futures::future::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
+use crate::support::azure_login::pairs;
 use crate::support::door::{Body, Door, lock, whole};
 
 /// What a workload's token is made of.
 pub const SUBJECT: &str = "a-subject-that-no-message-may-hold";
+
+/// Unique id of the service account that the machine runs as.
+pub const UNIQUE_ID: &str = "100000000000000000001";
+
+/// In the place of a signature.
+const SIGNATURE: &str = "a-signature-that-no-message-may-hold";
+
+/// A token of the machine's for others, as the metadata server forms it.
+fn identity(audience: &str, number: u32) -> String {
+    let part = |json: serde_json::Value| BASE64.encode(json.to_string());
+    let head = part(serde_json::json!({ "alg": "RS256", "kid": "1", "typ": "JWT" }));
+    let claims = part(serde_json::json!({
+        "iss": "https://accounts.google.com", "aud": audience, "azp": UNIQUE_ID, "sub": UNIQUE_ID, "number": number,
+    }));
+    format!("{head}.{claims}.{SIGNATURE}")
+}
+
+/// What such a token says, if it is one.
+pub fn claims(token: &str) -> Option<serde_json::Value> {
+    let [_, claims, SIGNATURE] = token.split('.').collect::<Vec<_>>()[..] else { return None };
+    serde_json::from_slice(&BASE64.decode(claims).ok()?).ok()
+}
 
 #[derive(Default)]
 struct Desk {
@@ -83,6 +109,20 @@ async fn answer(desk: Arc<Desk>, request: Request<Incoming>) -> Result<Response<
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let body = String::from_utf8_lossy(&body).into_owned();
     lock(&desk.asked).push(format!("{} {} {body}", head.method, head.uri));
+    if head.uri.path() == "/computeMetadata/v1/instance/service-accounts/default/identity" {
+        let query = pairs(head.uri.query().unwrap_or_default());
+        let audience = query.get("audience").filter(|audience| !audience.is_empty());
+        let flavor = head.headers.get("metadata-flavor").is_some_and(|v| v == "Google");
+        let (status, said) = match audience.filter(|_| flavor && head.method == Method::GET) {
+            Some(audience) => {
+                let mut given = lock(&desk.given);
+                *given += 1;
+                (200, identity(audience, *given))
+            }
+            None => (403, "Missing Metadata-Flavor:Google header, or no audience.".into()),
+        };
+        return Ok(Response::builder().status(status).header("content-type", "text/html").body(whole(said)).unwrap());
+    }
     let header = |name: &str| head.headers.get(name).map_or("", |v| v.to_str().unwrap());
     let lifetime = *lock(&desk.lifetime);
     let token = |way: &str| {

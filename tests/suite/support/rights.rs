@@ -97,7 +97,11 @@ impl AwsRights {
                 "Action" => fits(value, action),
                 "NotAction" => !fits(value, action),
                 "Resource" => fits(value, resource),
-                "Principal" => value == "*" || texts(&value["AWS"]).contains(&self.principal.as_str()),
+                // An ARN, a service or an issuer of tokens: no name is one of two kinds.
+                "Principal" => {
+                    let named = |who: &Value| texts(who).contains(&self.principal.as_str());
+                    value == "*" || value.as_object().expect("principals").values().any(named)
+                }
                 "Condition" => value.as_object().expect("conditions").iter().all(|(how, keys)| {
                     keys.as_object().expect("keys").iter().all(|(key, values)| condition(how, key, &texts(values), facts))
                 }),
@@ -114,10 +118,31 @@ fn condition(how: &str, key: &str, values: &[&str], facts: &[(&str, &str)]) -> b
     match how {
         "Null" => values.contains(&if fact.is_none() { "true" } else { "false" }),
         "StringEquals" | "Bool" => fact.is_some_and(|fact| values.contains(&fact)),
-        "StringLike" => fact.is_some_and(|fact| values.iter().any(|value| like(value, fact))),
+        "StringLike" | "ArnLike" => fact.is_some_and(|fact| values.iter().any(|value| like(value, fact))),
         "NumericLessThan" => fact.is_some_and(|fact| values.iter().any(|value| number(fact) < number(value))),
         other => panic!("the condition {other} is not known here"),
     }
+}
+
+/// Whether a role's trust policy lets whoever shows a token of Google's with these claims take the role. AWS knows the claims by
+/// names of its own: `aud` is whom the token was given to (`azp`), and `oaud` whom it is made out to (`aud`).
+pub fn aws_admits(trust: &Value, claims: &Value) -> bool {
+    if claims["iss"] != "https://accounts.google.com" {
+        return false;
+    }
+    let claim = |name: &str| claims[name].as_str();
+    let facts = [
+        ("accounts.google.com:aud", claim("azp").or(claim("aud"))),
+        ("accounts.google.com:oaud", claim("azp").and(claim("aud"))),
+        ("accounts.google.com:sub", claim("sub")),
+    ];
+    let facts: Vec<(&str, &str)> = facts.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+    let nothing = serde_json::json!({ "Statement": [] });
+    AwsRights { principal: "accounts.google.com".into(), identity: nothing, bucket: trust.clone() }.allow(
+        "sts:AssumeRoleWithWebIdentity",
+        "",
+        &facts,
+    )
 }
 
 /// What one account may do in a bucket of Google Cloud Storage.
