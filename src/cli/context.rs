@@ -66,7 +66,7 @@ impl From<BackupError> for Failure {
             BackupError::Settings(_) => Fault::Usage,
             BackupError::NoSource(_) | BackupError::Stream(_) => Fault::Failed,
             BackupError::BelowQuorum { fault, .. } => *fault,
-            BackupError::Interrupted => Fault::Interrupted,
+            BackupError::Interrupted | BackupError::GivenUp(_) => Fault::Interrupted,
         };
         Failure::new(fault, chain(&e))
     }
