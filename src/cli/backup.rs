@@ -273,7 +273,7 @@ pub async fn step(
     let access = if what.dry_run { Access::Read } else { Access::Write };
     let repository = context.open(settings, unlock, access).await?;
     if heal && !what.dry_run {
-        small_gaps(context, settings, &repository).await;
+        context.in_time(async { Ok(small_gaps(context, settings, &repository).await) }).await?;
     }
     let progress = Progress::default();
     let began = context.env.now();
