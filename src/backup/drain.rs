@@ -23,6 +23,8 @@ pub const PATIENCE: Duration = Duration::from_secs(18);
 /// The ends of what follows, each after the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Of waiting for the last record before what arrived is published by itself.
+    Half,
     /// Of uploads, of publishing now and then, and of the source.
     Flight,
     /// Of the uploads to replicas that had been held up by the others until then.
@@ -36,15 +38,17 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// How long after the patience is over.
-    fn later(self) -> Duration {
-        Duration::from_millis(match self {
-            Phase::Flight => 0,
-            Phase::Rest => 3000,
-            Phase::Index => 4500,
-            Phase::Record => 6000,
-            Phase::End => 7000,
-        })
+    /// How long after the request, with this patience.
+    fn after(self, patience: Duration) -> Duration {
+        let later = |milliseconds| patience.saturating_add(Duration::from_millis(milliseconds));
+        match self {
+            Phase::Half => patience / 2,
+            Phase::Flight => patience,
+            Phase::Rest => later(3000),
+            Phase::Index => later(4500),
+            Phase::Record => later(6000),
+            Phase::End => later(7000),
+        }
     }
 }
 
@@ -65,7 +69,7 @@ impl Drain {
 
     /// When `phase` is over.
     pub fn limit(&self, phase: Phase) -> Limit {
-        Limit { stop: self.stop.clone(), after: self.patience.saturating_add(phase.later()) }
+        Limit { stop: self.stop.clone(), after: phase.after(self.patience) }
     }
 
     /// Whether `phase` is over.

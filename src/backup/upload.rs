@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{join, join_all};
+use futures::future::{FutureExt, join, join_all};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::backup::drain::{Drain, Phase};
@@ -170,12 +170,22 @@ pub async fn run(
     mut packed: mpsc::Receiver<Packed>,
 ) -> Result<(), RepositoryError> {
     let mut last = repository.env.elapsed();
+    let half = drain.limit(Phase::Half);
+    let mut hurried = std::pin::pin!(half.reached(&repository.env).fuse());
     loop {
         let wait = (last + every.1).saturating_sub(repository.env.elapsed());
+        let due = async {
+            // A stopped run that takes so long may not come to its last record.
+            tokio::select! {
+                biased;
+                () = &mut hurried => {}
+                () = repository.env.sleep(wait) => {}
+            }
+        };
         let next = tokio::select! {
             biased;
             next = packed.recv() => next,
-            () = repository.env.sleep(wait) => {
+            () = due => {
                 outbox.lock().await.publish(repository, fanout, drain, false).await;
                 known.forget_published();
                 last = repository.env.elapsed();

@@ -273,6 +273,8 @@ pub async fn step(
     let access = if what.dry_run { Access::Read } else { Access::Write };
     let repository = context.open(settings, unlock, access).await?;
     if heal && !what.dry_run {
+        // Loaded here, where it may be broken off at any point.
+        context.interruptible(repository.index()).await??;
         context.in_time(async { Ok(small_gaps(context, settings, &repository).await) }).await?;
     }
     let progress = Progress::default();
