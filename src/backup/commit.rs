@@ -78,7 +78,7 @@ impl Committing<'_> {
         if last {
             self.drain.settled();
         }
-        let (index_phase, record_phase) = if last { (Phase::Index, Phase::Record) } else { (Phase::Flight, Phase::Flight) };
+        let (index_phase, record_phase) = if last { (Phase::Index, Phase::Record) } else { (Phase::Rest, Phase::Others) };
         let repository = self.repository;
         if !snapshot.partial && self.known.unsent() > 0 {
             return Err(RepositoryError::new(Fault::Failed, "chunks were read and never sent: nothing is committed").into());

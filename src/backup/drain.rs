@@ -25,10 +25,12 @@ pub const PATIENCE: Duration = Duration::from_secs(18);
 pub enum Phase {
     /// Of waiting for the last record before what arrived is published by itself.
     Half,
-    /// Of uploads, of publishing now and then, and of the source.
+    /// Of uploads, and of the source.
     Flight,
-    /// Of the uploads to replicas that had been held up by the others until then.
+    /// Of the uploads that had been held up by others until then, and of index segments for a record on the way.
     Rest,
+    /// Of that record, which may have been held up by the segments of other replicas.
+    Others,
     /// Of index segments for the last record.
     Index,
     /// Of the last record.
@@ -44,7 +46,8 @@ impl Phase {
         match self {
             Phase::Half => patience / 2,
             Phase::Flight => patience,
-            Phase::Rest => later(3000),
+            Phase::Rest => later(2000),
+            Phase::Others => later(3000),
             Phase::Index => later(4500),
             Phase::Record => later(6000),
             Phase::End => later(7000),

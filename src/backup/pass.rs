@@ -295,7 +295,8 @@ impl<'r> Pass<'_, 'r> {
             let end = loop {
                 let (env, last, every) = (&self.repository.env, self.last_partial, self.settings.partial_every);
                 let (tally, left) = (&mut self.tally, (drain, &mut self.left));
-                let end = catalog.fill(self.reading, &mut pending, tally, left, || env.elapsed() >= last + every).await?;
+                let due = || env.elapsed() >= last + every && !self.reading.stop.requested();
+                let end = catalog.fill(self.reading, &mut pending, tally, left, due).await?;
                 if end != End::PartialDue {
                     break end;
                 }

@@ -105,7 +105,7 @@ impl Outbox {
     /// Publishes what waits, in every log that is still part of the run: now and then, or with `last` as the last that is done.
     pub async fn publish(&mut self, repository: &Repository, fanout: &Fanout, drain: &Drain, last: bool) {
         let [packs, theirs] = self.take_waiting(fanout);
-        let (index, record) = if last { (Phase::Index, Phase::Record) } else { (Phase::Flight, Phase::Flight) };
+        let (index, record) = if last { (Phase::Index, Phase::Record) } else { (Phase::Rest, Phase::Others) };
         let others = publish_given_up(repository, fanout, drain, theirs);
         let own = async {
             let segments = self.send_segments(repository, fanout, packs, (drain, index)).await;
@@ -178,16 +178,18 @@ pub async fn run(
             // A stopped run that takes so long may not come to its last record.
             tokio::select! {
                 biased;
-                () = &mut hurried => {}
-                () = repository.env.sleep(wait) => {}
+                () = &mut hurried => true,
+                () = repository.env.sleep(wait) => !drain.is_over(Phase::Half),
             }
         };
         let next = tokio::select! {
             biased;
             next = packed.recv() => next,
-            () = due => {
-                outbox.lock().await.publish(repository, fanout, drain, false).await;
-                known.forget_published();
+            wanted = due => {
+                if wanted {
+                    outbox.lock().await.publish(repository, fanout, drain, false).await;
+                    known.forget_published();
+                }
                 last = repository.env.elapsed();
                 continue;
             }
@@ -203,7 +205,9 @@ pub async fn run(
                 outbox.waiting_bytes += entry.size;
                 outbox.waiting_chunks += entry.frames.iter().map(|frame| frame.lengths.len()).sum::<usize>();
                 outbox.waiting.push((entry, have));
-                if outbox.waiting_bytes >= every.0 || outbox.waiting_chunks >= WAITING_CHUNKS {
+                let enough = outbox.waiting_bytes >= every.0 || outbox.waiting_chunks >= WAITING_CHUNKS;
+                // Nothing is begun that might be cut off: the last record takes it all.
+                if enough && !drain.is_over(Phase::Half) {
                     outbox.publish(repository, fanout, drain, false).await;
                     known.forget_published();
                     last = repository.env.elapsed();

@@ -143,7 +143,9 @@ async fn one_of_two_hangs() {
     until("packs at the fast store", || far.packs_at_fast() >= 10);
     // By now the budget is full of what the other one does not take.
     std::thread::sleep(Duration::from_secs(3));
-    let summary = stop(child, 143, GIVEN).summary();
+    let told = stop(child, 143, GIVEN);
+    assert!(told.out.lines().last().is_some_and(|line| line.contains("summary")), "{}", told.err);
+    let summary = told.summary();
     assert_eq!(summary["partial"], true, "{summary}");
     let replica = |name: &str| summary["replicas"].as_array().and_then(|all| all.iter().find(|r| r["name"] == name)).cloned();
     let (fast, slow) = (replica("fast").expect("there"), replica("slow").expect("there"));
