@@ -90,7 +90,7 @@ impl Committing<'_> {
             let segments = outbox.send_segments(repository, self.fanout, packs, (self.drain, index_phase)).await;
             self.record(&mut outbox, snapshot, replaces, &segments, record_phase).await
         };
-        join(own, others).await.0
+        join(Box::pin(own), Box::pin(others)).await.0
     }
 
     /// Writes the snapshot and the record that commits it, with the segments of its last packs.

@@ -70,6 +70,11 @@ impl Drain {
         Drain { env: env.clone(), stop: stop.clone(), patience, settled: Arc::default() }
     }
 
+    /// The same for another pass of the run.
+    pub fn anew(&self) -> Drain {
+        Drain { settled: Arc::default(), ..self.clone() }
+    }
+
     /// When `phase` is over.
     pub fn limit(&self, phase: Phase) -> Limit {
         Limit { stop: self.stop.clone(), after: phase.after(self.patience) }

@@ -267,7 +267,7 @@ pub async fn run_sources(
 ) -> Result<BackupReport, BackupError> {
     let drain = Drain::new(&repository.env, stop, settings.drain);
     let passes = passes(repository, settings, sources, progress, (stop, &drain));
-    // Boxed: it is the largest of all.
+    // Boxed, as some futures below: each holds those that it waits for, and stacks are small.
     match drain.within(Phase::End, Box::pin(passes)).await {
         Some(done) => done,
         None => Err(BackupError::GivenUp(drain.limit(Phase::End).after.as_secs())),
@@ -291,7 +291,9 @@ async fn passes(
     let mut replaces: Vec<Hash> = Vec::new();
     for pass in 0..passes {
         let sources = sources.take().unwrap_or_default();
-        let passed = one_pass(repository, settings, sources, &filter, progress, (stop, drain), &mut replaces, pass > 0).await?;
+        let stops = (stop, &drain.anew());
+        let one = one_pass(repository, settings, sources, &filter, progress, stops, &mut replaces, pass > 0);
+        let passed = Box::pin(one).await?;
         let mut report = passed.report;
         report.duration = repository.env.elapsed().saturating_sub(began);
         notes.append(&mut report.notes);

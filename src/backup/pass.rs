@@ -170,7 +170,7 @@ pub async fn one_pass(
         let publishing = upload::run(repository, &fanout, &outbox, every, drain, known, packed_out);
         futures::future::try_join(packing, publishing).await.map(|_| ()).map_err(BackupError::from)
     };
-    let joined = drain.run(&fanout, work, stages, |(report, ..): &(BackupReport, _, _)| report.partial).await;
+    let joined = drain.run(&fanout, Box::pin(work), Box::pin(stages), |(report, ..): &(BackupReport, _, _)| report.partial).await;
     let outbox = outbox.lock().await;
     let mut lost: Vec<String> =
         outbox.lost.iter().map(|(i, why)| format!("store {}: {why}", repository.set.replicas[*i].name)).collect();
@@ -316,7 +316,7 @@ impl<'r> Pass<'_, 'r> {
             }
             Ok::<End, BackupError>(end)
         };
-        let ((vanished, notes), end) = futures::future::try_join(walking, filling).await?;
+        let ((vanished, notes), end) = futures::future::try_join(Box::pin(walking), Box::pin(filling)).await?;
         self.notes.extend(notes);
         if vanished > 0 {
             self.notes.push(format!("{}: {vanished} items vanished while it was walked", path.display()));

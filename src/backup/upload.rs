@@ -126,7 +126,7 @@ impl Outbox {
                 }
             }
         };
-        join(own, others).await;
+        join(Box::pin(own), Box::pin(others)).await;
     }
 }
 
