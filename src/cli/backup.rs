@@ -275,7 +275,11 @@ pub async fn step(
     if heal && !what.dry_run {
         // Loaded here, where it may be broken off at any point.
         context.interruptible(repository.index()).await??;
-        context.in_time(async { Ok(small_gaps(context, settings, &repository).await) }).await?;
+        let healing = async {
+            small_gaps(context, settings, &repository).await;
+            Ok(())
+        };
+        context.in_time(healing).await?;
     }
     let progress = Progress::default();
     let began = context.env.now();
