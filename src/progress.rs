@@ -4,9 +4,12 @@
 //! What goes out: figures for whoever looks. What never happens here: a decision about data.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::watch;
+
+use crate::clock::Env;
 
 /// One count.
 #[derive(Default)]
@@ -96,29 +99,46 @@ impl Figures {
     }
 }
 
-/// A request to stop: intake ends, what is in flight is finished. Set once, seen by all clones.
+/// A request to stop: intake ends, what is in flight is finished, for a while. Set once, seen by all clones.
 #[derive(Clone)]
-pub struct Stop(Arc<(AtomicBool, watch::Sender<bool>)>);
+pub struct Stop(Arc<Request>);
+
+struct Request {
+    made: AtomicBool,
+    told: watch::Sender<bool>,
+    /// When it was first noticed, by the clock of whoever noticed it.
+    noticed: OnceLock<Duration>,
+}
 
 impl Default for Stop {
     fn default() -> Stop {
-        Stop(Arc::new((AtomicBool::new(false), watch::channel(false).0)))
+        Stop(Arc::new(Request { made: AtomicBool::new(false), told: watch::channel(false).0, noticed: OnceLock::new() }))
     }
 }
 
 impl Stop {
     /// Asks the run to stop.
     pub fn request(&self) {
-        self.0.0.store(true, Ordering::SeqCst);
-        self.0.1.send_replace(true);
+        self.0.made.store(true, Ordering::SeqCst);
+        self.0.told.send_replace(true);
     }
     /// Whether stopping was asked for.
     pub fn requested(&self) -> bool {
-        self.0.0.load(Ordering::SeqCst)
+        self.0.made.load(Ordering::SeqCst)
+    }
+    /// How long ago stopping was asked for; none if it was not. It counts from the first call after the request.
+    pub fn age(&self, env: &Env) -> Option<Duration> {
+        self.requested().then(|| env.elapsed().saturating_sub(*self.0.noticed.get_or_init(|| env.elapsed())))
+    }
+    /// Waits until stopping was asked for, and `after` is over since.
+    pub async fn over(&self, env: &Env, after: Duration) {
+        self.wait().await;
+        let age = self.age(env).unwrap_or_default();
+        env.sleep(after.saturating_sub(age)).await;
     }
     /// Waits until stopping is asked for.
     pub async fn wait(&self) {
-        let mut seen = self.0.1.subscribe();
+        let mut seen = self.0.told.subscribe();
         // The sender lives in `self`, so this cannot fail before the value is true.
         let _ = seen.wait_for(|stop| *stop).await;
     }

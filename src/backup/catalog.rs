@@ -3,6 +3,7 @@
 use tokio::sync::mpsc;
 
 use crate::backup::BackupError;
+use crate::backup::drain::{Drain, Phase};
 use crate::backup::read::{Change, Done, Outcome, Reading, unwritable};
 use crate::backup::walk::Pending;
 use crate::format::snapshot::{PROBLEMS_MAX, SourceProblem, Statistics};
@@ -82,22 +83,41 @@ impl Catalog {
         Catalog { builder, nodes: Vec::new(), entries: 0 }
     }
 
-    /// Takes results until there are no more, one says stop, or `due` comes true.
+    /// Takes results until there are no more, one says stop, or `due` comes true. Work that is not done when the run has no more
+    /// time for it goes on in `left`: entries that are in may rely on chunks that it took on.
     pub async fn fill(
         &mut self,
         reading: &Reading,
         pending: &mut mpsc::Receiver<Pending>,
         tally: &mut Tally,
+        (drain, left): (&Drain, &mut Vec<Pending>),
         mut due: impl FnMut() -> bool,
     ) -> Result<End, BackupError> {
-        while let Some(next) = pending.recv().await {
+        loop {
+            let next = match drain.within(Phase::Flight, pending.recv()).await {
+                Some(Some(next)) => next,
+                Some(None) => return Ok(End::Complete),
+                None => return Ok(End::Interrupted),
+            };
             let outcomes = match next {
                 Pending::Ready(outcomes) => outcomes,
-                Pending::Large(work) => vec![work.await?],
-                Pending::Batch(slots, work) => {
-                    let mut read = work.await?.into_iter();
-                    slots.into_iter().filter_map(|slot| slot.or_else(|| read.next())).collect()
-                }
+                Pending::Large(mut work) => match drain.within(Phase::Flight, &mut work).await {
+                    Some(outcome) => vec![outcome?],
+                    None => {
+                        left.push(Pending::Large(work));
+                        return Ok(End::Interrupted);
+                    }
+                },
+                Pending::Batch(slots, mut work) => match drain.within(Phase::Flight, &mut work).await {
+                    Some(read) => {
+                        let mut read = read?.into_iter();
+                        slots.into_iter().filter_map(|slot| slot.or_else(|| read.next())).collect()
+                    }
+                    None => {
+                        left.push(Pending::Batch(slots, work));
+                        return Ok(End::Interrupted);
+                    }
+                },
             };
             for outcome in outcomes {
                 match outcome {
@@ -110,7 +130,6 @@ impl Catalog {
                 return Ok(End::PartialDue);
             }
         }
-        Ok(End::Complete)
     }
 
     async fn add(&mut self, reading: &Reading, done: Done, tally: &mut Tally) -> Result<(), BackupError> {

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::backup::BackupError;
+use crate::backup::drain::{Drain, Phase};
 use crate::backup::known::Known;
 use crate::backup::pack::ToPack;
-use crate::backup::upload::{Outbox, patiently};
+use crate::backup::upload::{Outbox, patiently, publish_given_up};
 use crate::format::snapshot::Snapshot;
 use crate::format::{Hash, object_hash};
 use crate::replica::Mask;
@@ -17,7 +18,7 @@ use crate::replica::write::{Fanout, put_proven};
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::layout::{self, Class};
-use crate::repository::writer::{Reliance, WriteFault};
+use crate::repository::writer::{Reliance, SentSegment, WriteFault};
 
 /// What commits stand on and go through.
 pub struct Committing<'r> {
@@ -35,6 +36,8 @@ pub struct Committing<'r> {
     pub parents: Vec<Hash>,
     /// By replica index.
     pub distrusted: Vec<std::collections::BTreeSet<Hash>>,
+    /// How long all of it may take once the run is asked to stop.
+    pub drain: &'r Drain,
 }
 
 impl Committing<'_> {
@@ -64,19 +67,42 @@ impl Committing<'_> {
     /// Publishes what was sent without committing anything: whoever starts over finds it.
     pub async fn publish(&self) -> Result<(), BackupError> {
         self.barrier().await?;
-        self.outbox.lock().await.publish(self.repository, self.fanout).await;
+        self.outbox.lock().await.publish(self.repository, self.fanout, self.drain, true).await;
         Ok(())
     }
 
     /// Commits `snapshot` at every replica still in the run; gives those that did. The others are left behind with their reason.
-    pub async fn commit(&self, snapshot: &Snapshot, replaces: &[Hash]) -> Result<Mask, BackupError> {
+    /// With `last`, nothing is done after it.
+    pub async fn commit(&self, snapshot: &Snapshot, replaces: &[Hash], last: bool) -> Result<Mask, BackupError> {
         self.barrier().await?;
+        if last {
+            self.drain.settled();
+        }
+        let (index_phase, record_phase) = if last { (Phase::Index, Phase::Record) } else { (Phase::Rest, Phase::Others) };
         let repository = self.repository;
         if !snapshot.partial && self.known.unsent() > 0 {
             return Err(RepositoryError::new(Fault::Failed, "chunks were read and never sent: nothing is committed").into());
         }
         let mut outbox = self.outbox.lock().await;
-        let segments = outbox.take_segments(repository, self.fanout).await;
+        let [packs, theirs] = outbox.take_waiting(self.fanout);
+        let others = publish_given_up(repository, self.fanout, self.drain, theirs);
+        let own = async {
+            let segments = outbox.send_segments(repository, self.fanout, packs, (self.drain, index_phase)).await;
+            self.record(&mut outbox, snapshot, replaces, &segments, record_phase).await
+        };
+        join(Box::pin(own), Box::pin(others)).await.0
+    }
+
+    /// Writes the snapshot and the record that commits it, with the segments of its last packs.
+    async fn record(
+        &self,
+        outbox: &mut Outbox,
+        snapshot: &Snapshot,
+        replaces: &[Hash],
+        segments: &[SentSegment],
+        phase: Phase,
+    ) -> Result<Mask, BackupError> {
+        let repository = self.repository;
         let stored = snapshot
             .encode(&repository.keyring.keys.log, &repository.id(), repository.env.random())
             .map_err(|e| RepositoryError::caused(Fault::Failed, "could not write the snapshot", e))?;
@@ -103,7 +129,7 @@ impl Committing<'_> {
                 )
             })
             .collect();
-        let (segments, stored) = (&segments, &stored);
+        let stored = &stored;
         let results = join_all(jobs.iter().map(|(i, reliance)| async move {
             let object = object_hash(stored);
             let work = async {
@@ -112,7 +138,7 @@ impl Committing<'_> {
                     .map_err(|e| WriteFault::Repository(e.into()))?;
                 repository.commit(*i, id, object, snapshot.partial, replaces, segments, reliance).await
             };
-            patiently(repository, self.fanout, *i, "committing in its log", work).await
+            patiently(repository, self.fanout, *i, (self.drain, phase), "committing in its log", work).await
         }))
         .await;
         let mut done = Mask::default();

@@ -7,7 +7,7 @@ use prost::Message;
 
 use crate::backup::BackupError;
 use crate::backup::budget::Admitted;
-use crate::backup::entry::{add_xattrs, from_meta, piece};
+use crate::backup::entry::{add_xattrs, piece};
 use crate::backup::pack::ToPack;
 use crate::backup::read::{AGAIN, Item, Outcome, Reading, gone, path_bytes, sealing, told, unwritable};
 use crate::backup::seal::RECORD;
@@ -78,12 +78,9 @@ impl Reading {
                 }
             }
             let hard_link = entry.hard_link.clone();
-            {
-                let mut owners = self.owners.lock().expect("no panic while names are looked up");
-                let problem = entry.problem();
-                entry = from_meta(&after, &mut owners);
-                entry.set_problem(problem);
-            }
+            let problem = entry.problem();
+            entry = self.entry(&after);
+            entry.set_problem(problem);
             entry.hard_link = hard_link;
             if changed {
                 entry.set_problem(Problem::Inconsistent);

@@ -15,6 +15,7 @@ pub mod block;
 pub mod budget;
 pub mod catalog;
 pub mod commit;
+pub mod drain;
 pub mod entry;
 pub mod known;
 pub mod large;
@@ -23,6 +24,7 @@ pub mod parents;
 pub mod participants;
 pub mod pass;
 pub mod read;
+pub mod recorded;
 pub mod seal;
 pub mod stream;
 pub mod upload;
@@ -30,6 +32,7 @@ pub mod walk;
 
 use std::path::PathBuf;
 
+use crate::backup::drain::{Drain, Phase};
 use crate::backup::pass::one_pass;
 use crate::backup::stream::StreamSettings;
 use crate::clock::Time;
@@ -102,6 +105,8 @@ pub struct BackupSettings {
     pub publish_every: std::time::Duration,
     /// Commit a partial snapshot at least this often.
     pub partial_every: std::time::Duration,
+    /// How long what is in flight has when the run is asked to stop; it ends 7 seconds later at the latest.
+    pub drain: std::time::Duration,
 }
 
 impl Default for BackupSettings {
@@ -135,6 +140,7 @@ impl Default for BackupSettings {
             publish_bytes: 1 << 30,
             publish_every: std::time::Duration::from_secs(60),
             partial_every: std::time::Duration::from_secs(600),
+            drain: drain::PATIENCE,
         }
     }
 }
@@ -209,6 +215,12 @@ pub enum BackupError {
     /// Stopped on request before anything could be committed (exit 130 or 143).
     #[error("interrupted before anything was committed")]
     Interrupted,
+    /// Stopped on request, and given up where it stood so many seconds later (exit 130 or 143).
+    #[error(
+        "interrupted, and given up {0} s later, since it did not come to its end: whether a snapshot was committed last is not \
+         known (`holdfast snapshots` shows it); what was published is not sent again by the next run"
+    )]
+    GivenUp(u64),
 }
 
 /// An error with all its causes.
@@ -253,6 +265,22 @@ pub async fn run_sources(
     progress: &Progress,
     stop: &Stop,
 ) -> Result<BackupReport, BackupError> {
+    let drain = Drain::new(&repository.env, stop, settings.drain);
+    let passes = passes(repository, settings, sources, progress, (stop, &drain));
+    // Boxed, as some futures below: each holds those that it waits for, and stacks are small.
+    match drain.within(Phase::End, Box::pin(passes)).await {
+        Some(done) => done,
+        None => Err(BackupError::GivenUp(drain.limit(Phase::End).after.as_secs())),
+    }
+}
+
+async fn passes(
+    repository: &Repository,
+    settings: &BackupSettings,
+    sources: Vec<Given>,
+    progress: &Progress,
+    (stop, drain): (&Stop, &Drain),
+) -> Result<BackupReport, BackupError> {
     let began = repository.env.elapsed();
     let filter = filter(settings)?;
     verify_settings(settings, sources.len())?;
@@ -263,7 +291,9 @@ pub async fn run_sources(
     let mut replaces: Vec<Hash> = Vec::new();
     for pass in 0..passes {
         let sources = sources.take().unwrap_or_default();
-        let passed = one_pass(repository, settings, sources, &filter, progress, stop, &mut replaces, pass > 0).await?;
+        let stops = (stop, &drain.anew());
+        let one = one_pass(repository, settings, sources, &filter, progress, stops, &mut replaces, pass > 0);
+        let passed = Box::pin(one).await?;
         let mut report = passed.report;
         report.duration = repository.env.elapsed().saturating_sub(began);
         notes.append(&mut report.notes);
@@ -279,9 +309,9 @@ pub async fn run_sources(
             }
             report.notes = notes;
             report.notes.extend(repository.save_heads().err());
-            return Err(below_quorum(passed.committed, report));
+            return Err(below_quorum(passed.committed, report, stop.requested()));
         }
-        notes.extend(repository.record_distrust().await);
+        notes.extend(drain.within(Phase::Record, repository.record_distrust()).await.into_iter().flatten());
         notes.extend(repository.save_heads().err());
         report.notes = notes;
         return Ok(report);
@@ -330,7 +360,7 @@ fn verify_settings(settings: &BackupSettings, sources: usize) -> Result<(), Back
     Ok(())
 }
 
-fn below_quorum(committed: Mask, report: BackupReport) -> BackupError {
+fn below_quorum(committed: Mask, report: BackupReport, stopped: bool) -> BackupError {
     let have: Vec<&str> = report.replicas.iter().filter(|r| r.committed).map(|r| r.name.as_str()).collect();
     let why: Vec<String> = report
         .replicas
@@ -340,11 +370,13 @@ fn below_quorum(committed: Mask, report: BackupReport) -> BackupError {
         .collect();
     let have = if have.is_empty() { "no replica".to_owned() } else { have.join(", ") };
     let message = format!(
-        "{} replicas committed, {} are needed: {have} holds the snapshot; {}",
+        "{}{} replicas committed, {} are needed: {have} holds the snapshot; {}",
+        if stopped { "interrupted: " } else { "" },
         committed.count(),
         report.quorum,
         why.join("; ")
     );
-    let fault = worst(report.replicas.iter().filter_map(|r| r.fault)).unwrap_or(Fault::Failed);
+    let worst = || worst(report.replicas.iter().filter_map(|r| r.fault)).unwrap_or(Fault::Failed);
+    let fault = if stopped { Fault::Interrupted } else { worst() };
     BackupError::BelowQuorum { message, fault, report: Box::new(report) }
 }

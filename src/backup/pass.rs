@@ -1,9 +1,8 @@
 //! One pass of a backup: the stages wired, the snapshot committed, the replicas reported.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex as SyncMutex};
 
 use tokio::sync::{Mutex, Semaphore, mpsc};
@@ -12,14 +11,16 @@ use crate::backup::block;
 use crate::backup::budget::Budget;
 use crate::backup::catalog::{Catalog, End, Tally};
 use crate::backup::commit::{Committing, field};
+use crate::backup::drain::{Drain, Phase};
 use crate::backup::entry::Compare;
 use crate::backup::known::Known;
 use crate::backup::parents::{self, Parents};
 use crate::backup::participants::{participants, replica_reports};
 use crate::backup::read::Reading;
+use crate::backup::recorded::{Recorded, recorded};
 use crate::backup::seal::{Added, Sealing};
 use crate::backup::upload::Outbox;
-use crate::backup::walk::{self, Comparing};
+use crate::backup::walk::{self, Comparing, Pending};
 use crate::backup::{BackupError, BackupReport, BackupSettings, Given, pack, told, upload};
 use crate::chunk::split::Splitter;
 use crate::format::Hash;
@@ -60,14 +61,16 @@ pub async fn one_pass(
     sources: Vec<Given>,
     filter: &Filter,
     progress: &Progress,
-    stop: &Stop,
+    (stop, drain): (&Stop, &Drain),
     replaces: &mut Vec<Hash>,
     again: bool,
 ) -> Result<Passed, BackupError> {
     let env = &repository.env;
     let clock = env.now();
     let (now, given) = (settings.time.unwrap_or(clock), settings.time.map(|_| clock));
-    let taking_part = participants(repository).await?;
+    // Until something is read, nothing is lost by a plain end.
+    let stopped = || BackupError::Interrupted;
+    let taking_part = drain.unless_stopped(participants(repository)).await.ok_or_else(stopped)??;
     let quorum = repository.set.write_quorum();
     if taking_part.count() < quorum && !settings.dry_run {
         let report = BackupReport {
@@ -80,10 +83,10 @@ pub async fn one_pass(
     let may_start_over = sources.is_empty();
     let recorded = recorded(settings, sources);
     let paths: Vec<Vec<u8>> = recorded.iter().map(|r| r.path.clone()).collect();
-    let chosen = parents::choose(repository, &settings.host, &paths).await;
+    let chosen = drain.unless_stopped(parents::choose(repository, &settings.host, &paths)).await.ok_or_else(stopped)?;
     let mut distrusted: Vec<BTreeSet<Hash>> = Vec::new();
     // Coverage is not inherited from a parent while part of the index cannot be read.
-    repository.index().await?;
+    drain.unless_stopped(repository.index()).await.ok_or_else(stopped)??;
     let mut look_up = again || repository.index_has_gaps();
     for i in 0..repository.set.replicas.len() {
         let log = repository.log(i).await;
@@ -128,7 +131,8 @@ pub async fn one_pass(
     let work = {
         let (fanout, outbox, reading) = (&fanout, &outbox, reading);
         let parents: Vec<Hash> = if look_up { Vec::new() } else { parents::ids(&chosen) };
-        let committing = Committing { repository, fanout, outbox, frames: frames_in, known: &sealing.known, parents, distrusted };
+        let (frames, known) = (frames_in, &sealing.known);
+        let committing = Committing { repository, fanout, outbox, frames, known, parents, distrusted, drain };
         let comparing = Comparing {
             force: settings.force,
             compare: Compare { ignore_inode: settings.ignore_inode, ignore_ctime: settings.ignore_ctime },
@@ -146,6 +150,7 @@ pub async fn one_pass(
                 comparing: &comparing,
                 chosen,
                 may_start_over,
+                left: Vec::new(),
                 tally: Tally::default(),
                 roots: Vec::new(),
                 notes: Vec::new(),
@@ -159,21 +164,18 @@ pub async fn one_pass(
         }
     };
     let every = (settings.publish_bytes, settings.publish_every);
-    let joined = futures::future::try_join3(
-        async { work.await.map_err(Some) },
-        async {
-            pack::run(env, &repository.keyring, &fanout, filling, &sealing.known, frames_out, packed_in)
-                .await
-                .map_err(|e| Some(e.into()))
-        },
-        async { upload::run(repository, &fanout, &outbox, every, &sealing.known, packed_out).await.map_err(|e| Some(e.into())) },
-    )
-    .await;
+    let stages = async {
+        let known = &sealing.known;
+        let packing = pack::run(env, &repository.keyring, &fanout, filling, known, frames_out, packed_in);
+        let publishing = upload::run(repository, &fanout, &outbox, every, drain, known, packed_out);
+        futures::future::try_join(packing, publishing).await.map(|_| ()).map_err(BackupError::from)
+    };
+    let joined = drain.run(&fanout, Box::pin(work), Box::pin(stages), |(report, ..): &(BackupReport, _, _)| report.partial).await;
     let outbox = outbox.lock().await;
     let mut lost: Vec<String> =
         outbox.lost.iter().map(|(i, why)| format!("store {}: {why}", repository.set.replicas[*i].name)).collect();
     match joined {
-        Ok(((mut report, committed, doubt), (), ())) => {
+        Ok((mut report, committed, doubt)) => {
             lost.extend(doubt);
             report.replicas = replica_reports(repository, Some(&fanout), Some(&outbox), committed);
             report.quorum = quorum;
@@ -184,36 +186,8 @@ pub async fn one_pass(
             let report = BackupReport { replicas, quorum, ..BackupReport::default() };
             Ok(Passed { report, committed: Mask::default(), lost })
         }
-        Err(e) => Err(e.unwrap_or_else(|| RepositoryError::new(Fault::Failed, "the run stopped early").into())),
+        Err(e) => Err(e),
     }
-}
-
-/// What one root of the snapshot is made from.
-struct Recorded {
-    /// The path that is recorded.
-    path: Vec<u8>,
-    /// Where it is read (as recorded when it was handed in).
-    from: PathBuf,
-    /// What was handed in.
-    given: Option<Box<dyn Source>>,
-}
-
-/// The sources with the path that is recorded for each; each once.
-fn recorded(settings: &BackupSettings, sources: Vec<Given>) -> Vec<Recorded> {
-    let mut out: Vec<Recorded> = Vec::new();
-    for path in &settings.paths {
-        let path: PathBuf = path.components().filter(|c| *c != std::path::Component::CurDir).collect();
-        let as_path = settings.recorded_as.as_deref().unwrap_or(&path).as_os_str().as_bytes().to_vec();
-        if !out.iter().any(|other| other.path == as_path) {
-            out.push(Recorded { path: as_path, from: path, given: None });
-        }
-    }
-    for Given { path, source } in sources {
-        if !out.iter().any(|other| other.path == path) {
-            out.push(Recorded { from: PathBuf::from(OsStr::from_bytes(&path)), path, given: Some(source) });
-        }
-    }
-    out
 }
 
 struct Pass<'p, 'r> {
@@ -225,6 +199,8 @@ struct Pass<'p, 'r> {
     comparing: &'p Comparing,
     chosen: &'p [SnapshotView],
     may_start_over: bool,
+    /// Work that was not waited for, and goes on: others may rely on the chunks that it took on.
+    left: Vec<Pending>,
     tally: Tally,
     roots: Vec<Root>,
     notes: Vec<String>,
@@ -271,10 +247,12 @@ impl<'r> Pass<'_, 'r> {
                 doubt = Some("packs were found damaged while the parent was read".into());
             } else {
                 let snapshot = self.snapshot(partial);
-                committed = self.committing.commit(&snapshot, self.replaces).await?;
+                committed = self.committing.commit(&snapshot, self.replaces, true).await?;
                 report.snapshot = Hash::try_from(snapshot.id.as_ref()).ok();
             }
         } else if partial && !self.settings.dry_run {
+            // There is nothing to record yet, of a large first file perhaps: the next run finds what arrived of it.
+            self.committing.publish().await?;
             return Err(BackupError::Interrupted);
         }
         report.statistics = self.statistics();
@@ -310,12 +288,15 @@ impl<'r> Pass<'_, 'r> {
         let (pending_in, mut pending) = mpsc::channel(PENDING);
         let mut catalog = Catalog::new(self.reading);
         let reading = self.reading.clone();
-        let walking = walk::run(&reading, source, parents, self.comparing, self.committing.known, pending_in);
+        let drain = self.committing.drain;
+        let walking = walk::run(&reading, source, parents, self.comparing, self.committing.known, drain, pending_in);
         let name = self.name(path);
         let filling = async {
             let end = loop {
                 let (env, last, every) = (&self.repository.env, self.last_partial, self.settings.partial_every);
-                let end = catalog.fill(self.reading, &mut pending, &mut self.tally, || env.elapsed() >= last + every).await?;
+                let (tally, left) = (&mut self.tally, (drain, &mut self.left));
+                let due = || env.elapsed() >= last + every && !self.reading.stop.requested();
+                let end = catalog.fill(self.reading, &mut pending, tally, left, due).await?;
                 if end != End::PartialDue {
                     break end;
                 }
@@ -327,12 +308,15 @@ impl<'r> Pass<'_, 'r> {
                 }
             };
             // What is under way is finished, though not recorded: entries that are may rely on its chunks.
-            while let Some(late) = pending.recv().await {
-                late.finish().await?;
+            while let Some(mut late) = pending.recv().await {
+                match drain.within(Phase::Flight, late.finish()).await {
+                    Some(finished) => finished?,
+                    None => self.left.push(late),
+                }
             }
             Ok::<End, BackupError>(end)
         };
-        let ((vanished, notes), end) = futures::future::try_join(walking, filling).await?;
+        let ((vanished, notes), end) = futures::future::try_join(Box::pin(walking), Box::pin(filling)).await?;
         self.notes.extend(notes);
         if vanished > 0 {
             self.notes.push(format!("{}: {vanished} items vanished while it was walked", path.display()));
@@ -383,7 +367,7 @@ impl<'r> Pass<'_, 'r> {
         if self.in_doubt().await {
             return Ok(());
         }
-        let committed = self.committing.commit(&snapshot, self.replaces).await?;
+        let committed = self.committing.commit(&snapshot, self.replaces, false).await?;
         if !committed.is_empty() {
             self.replaces.clear();
             self.replaces.extend(Hash::try_from(snapshot.id.as_ref()));
@@ -394,7 +378,8 @@ impl<'r> Pass<'_, 'r> {
     /// Writes down the damage that was met while the parent was read, and says whether anything would inherit coverage from
     /// packs that are known to be damaged.
     async fn in_doubt(&mut self) -> bool {
-        self.notes.extend(self.repository.record_distrust().await);
+        let recorded = self.committing.drain.within(Phase::Rest, self.repository.record_distrust()).await;
+        self.notes.extend(recorded.into_iter().flatten());
         self.committing.in_doubt().await
     }
 

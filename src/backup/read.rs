@@ -21,7 +21,7 @@ use crate::seal::Kind;
 use crate::source::attributes::read_xattrs;
 use crate::source::directory::Found;
 use crate::source::error::SourceError;
-use crate::source::metadata::{Kind as ItemKind, OwnerNames};
+use crate::source::metadata::{Kind as ItemKind, Meta, OwnerNames};
 use crate::source::reading::{OpenFile, Small, open_file, read_link, read_small};
 
 /// How often a file that changes is read again.
@@ -177,33 +177,38 @@ impl Reading {
 
     /// Looks into every item; content is joined in one buffer. `None`: it vanished.
     fn look(&self, items: Vec<Item>, expected: u64) -> (Vec<u8>, Vec<Option<Looked>>) {
-        let mut owners = self.owners.lock().expect("no panic while names are looked up");
         let mut buffer = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
         let mut scratch = Vec::new();
         let mut out = Vec::with_capacity(items.len());
         for item in items {
-            out.push(self.look_at(item, &mut owners, &mut buffer, &mut scratch));
+            out.push(self.look_at(item, &mut buffer, &mut scratch));
         }
         (buffer, out)
     }
 
-    fn look_at(&self, item: Item, owners: &mut OwnerNames, buffer: &mut Vec<u8>, scratch: &mut Vec<u8>) -> Option<Looked> {
+    /// What is recorded of an item before its content. The names are not kept while anything is read: a file that hangs must
+    /// not hold up others.
+    pub(super) fn entry(&self, meta: &Meta) -> Entry {
+        from_meta(meta, &mut self.owners.lock().expect("no panic while names are looked up"))
+    }
+
+    fn look_at(&self, item: Item, buffer: &mut Vec<u8>, scratch: &mut Vec<u8>) -> Option<Looked> {
         let found = &item.found;
         let start = buffer.len();
         let mut problems = Vec::new();
         let mut note = |e: &SourceError| problems.push((path_bytes(found.path()), told(e)));
-        let (mut entry, attributes, mut large) = (from_meta(&found.meta, owners), None, None);
+        let (mut entry, attributes, mut large) = (self.entry(&found.meta), None, None);
         let mut attributes = attributes;
         match found.meta.kind {
             ItemKind::File => match read_again(found, self.small(), scratch) {
                 Ok(Small::Whole(meta, found_attributes)) => {
-                    entry = from_meta(&meta, owners);
+                    entry = self.entry(&meta);
                     attributes = Some(found_attributes);
                     buffer.extend_from_slice(scratch);
                     entry.size = scratch.len() as u64;
                 }
                 Ok(Small::Changed(meta, found_attributes)) => {
-                    entry = from_meta(&meta, owners);
+                    entry = self.entry(&meta);
                     attributes = Some(found_attributes);
                     buffer.extend_from_slice(scratch);
                     entry.size = scratch.len() as u64;
@@ -261,8 +266,7 @@ impl Reading {
             .sealing
             .env
             .blocking(move || {
-                let mut owners = this.owners.lock().expect("no panic while names are looked up");
-                let entry = from_meta(&found.meta, &mut owners);
+                let entry = this.entry(&found.meta);
                 (open_file(&found), entry)
             })
             .await;

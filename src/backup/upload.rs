@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{FutureExt, join, join_all};
 use tokio::sync::{Mutex, mpsc};
 
+use crate::backup::drain::{Drain, Phase};
 use crate::backup::known::Known;
 use crate::backup::pack::Packed;
 use crate::format::Hash;
 use crate::format::index::PackEntry;
 use crate::format::pack::PackKind;
 use crate::replica::Mask;
-use crate::replica::patience::{allowance, while_it_answers};
+use crate::replica::patience::{allowance, while_it_may};
 use crate::replica::write::Fanout;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
@@ -47,12 +48,27 @@ impl Outbox {
         self.faults.iter().find(|(i, _)| *i == index).map(|(_, f)| *f)
     }
 
-    /// Sends the segments of all waiting packs.
-    pub async fn take_segments(&mut self, repository: &Repository, fanout: &Fanout) -> Vec<SentSegment> {
-        let alive = fanout.alive();
-        let waiting = std::mem::take(&mut self.waiting).into_iter().map(|(e, m)| (e, m.and(alive))).collect();
+    /// The packs that wait, taken out: those for the replicas that are still part of the run, and the same for those whose
+    /// uploads were given up.
+    pub fn take_waiting(&mut self, fanout: &Fanout) -> [Vec<(PackEntry, Mask)>; 2] {
         (self.waiting_bytes, self.waiting_chunks) = (0, 0);
-        let (sent, failed) = repository.send_segments(waiting).await;
+        let (alive, given_up) = (fanout.alive(), fanout.given_up());
+        let mut own = std::mem::take(&mut self.waiting);
+        let theirs = own.iter().map(|(entry, have)| (entry, have.and(given_up))).filter(|(_, have)| !have.is_empty());
+        let theirs = theirs.map(|(entry, have)| (entry.clone(), have)).collect();
+        own.iter_mut().for_each(|(_, have)| *have = have.and(alive));
+        [own, theirs]
+    }
+
+    /// Sends the segments of packs to the replicas that hold them, no longer than to the end of `phase`.
+    pub async fn send_segments(
+        &mut self,
+        repository: &Repository,
+        fanout: &Fanout,
+        packs: Vec<(PackEntry, Mask)>,
+        (drain, phase): (&Drain, Phase),
+    ) -> Vec<SentSegment> {
+        let (sent, failed) = repository.send_segments_until(packs, Some(&drain.limit(phase))).await;
         for (index, e) in failed {
             self.fail(fanout, repository, index, e);
         }
@@ -86,38 +102,58 @@ impl Outbox {
         }
     }
 
-    /// Publishes what waits, in every log that is still part of the run.
-    pub async fn publish(&mut self, repository: &Repository, fanout: &Fanout) {
-        let segments = self.take_segments(repository, fanout).await;
-        if segments.is_empty() {
-            return;
-        }
-        let indices: Vec<usize> = fanout.alive().indices().collect();
-        let publishing = |i: &usize| {
-            let (i, segments) = (*i, &segments);
-            let work = async move { repository.publish(i, segments).await };
-            patiently(repository, fanout, i, "publishing in its log", work)
-        };
-        let published = join_all(indices.iter().map(publishing)).await;
-        for (index, result) in indices.into_iter().zip(published) {
-            match result {
-                Ok(()) => self.named(index, &segments),
-                Err(e) => self.fail_write(fanout, repository, index, e),
+    /// Publishes what waits, in every log that is still part of the run: now and then, or with `last` as the last that is done.
+    pub async fn publish(&mut self, repository: &Repository, fanout: &Fanout, drain: &Drain, last: bool) {
+        let [packs, theirs] = self.take_waiting(fanout);
+        let (index, record) = if last { (Phase::Index, Phase::Record) } else { (Phase::Rest, Phase::Others) };
+        let others = publish_given_up(repository, fanout, drain, theirs);
+        let own = async {
+            let segments = self.send_segments(repository, fanout, packs, (drain, index)).await;
+            if segments.is_empty() {
+                return;
             }
-        }
+            let indices: Vec<usize> = fanout.alive().indices().collect();
+            let publishing = |i: &usize| {
+                let (i, segments) = (*i, &segments);
+                let work = async move { repository.publish(i, segments).await };
+                patiently(repository, fanout, i, (drain, record), "publishing in its log", work)
+            };
+            let published = join_all(indices.iter().map(publishing)).await;
+            for (index, result) in indices.into_iter().zip(published) {
+                match result {
+                    Ok(()) => self.named(index, &segments),
+                    Err(e) => self.fail_write(fanout, repository, index, e),
+                }
+            }
+        };
+        join(Box::pin(own), Box::pin(others)).await;
     }
 }
 
-/// Does `work` on a replica's log unless the replica stops answering meanwhile.
+/// Publishes at the replicas whose uploads were given up what of `packs` they proved to hold before: the next run sends none of
+/// it again. They are left behind already, so it is no loss to the run where that fails.
+pub(super) async fn publish_given_up(repository: &Repository, fanout: &Fanout, drain: &Drain, packs: Vec<(PackEntry, Mask)>) {
+    let packs = &packs;
+    let publishing = fanout.given_up().indices().map(async |i| {
+        let own = packs.iter().filter(|(_, have)| have.has(i)).map(|(entry, _)| (entry.clone(), Mask::one(i))).collect();
+        let (segments, _) = repository.send_segments_until(own, Some(&drain.limit(Phase::Index))).await;
+        let work = repository.publish(i, &segments);
+        let _ = patiently(repository, fanout, i, (drain, Phase::Record), "publishing in its log", work).await;
+    });
+    join_all(publishing).await;
+}
+
+/// Does `work` on a replica's log unless the replica stops answering meanwhile, and no longer than to the end of a phase.
 pub(super) async fn patiently(
     repository: &Repository,
     fanout: &Fanout,
     index: usize,
+    (drain, phase): (&Drain, Phase),
     action: &str,
     work: impl Future<Output = Result<(), WriteFault>>,
 ) -> Result<(), WriteFault> {
-    let patience = allowance(repository.set.settings.stall, fanout.largest(index));
-    match while_it_answers(&repository.env, &repository.set.replicas[index], patience, action, work).await {
+    let (patience, limit) = (allowance(repository.set.settings.stall, fanout.largest(index)), drain.limit(phase));
+    match while_it_may(&repository.env, &repository.set.replicas[index], patience, Some(&limit), action, work).await {
         Ok(done) => done,
         Err(e) => Err(WriteFault::Repository(e.into())),
     }
@@ -129,18 +165,31 @@ pub async fn run(
     fanout: &Fanout,
     outbox: &Arc<Mutex<Outbox>>,
     every: (u64, Duration),
+    drain: &Drain,
     known: &Known,
     mut packed: mpsc::Receiver<Packed>,
 ) -> Result<(), RepositoryError> {
     let mut last = repository.env.elapsed();
+    let half = drain.limit(Phase::Half);
+    let mut hurried = std::pin::pin!(half.reached(&repository.env).fuse());
     loop {
         let wait = (last + every.1).saturating_sub(repository.env.elapsed());
+        let due = async {
+            // A stopped run that takes so long may not come to its last record.
+            tokio::select! {
+                biased;
+                () = &mut hurried => true,
+                () = repository.env.sleep(wait) => !drain.is_over(Phase::Half),
+            }
+        };
         let next = tokio::select! {
             biased;
             next = packed.recv() => next,
-            () = repository.env.sleep(wait) => {
-                outbox.lock().await.publish(repository, fanout).await;
-                known.forget_published();
+            wanted = due => {
+                if wanted {
+                    outbox.lock().await.publish(repository, fanout, drain, false).await;
+                    known.forget_published();
+                }
                 last = repository.env.elapsed();
                 continue;
             }
@@ -156,14 +205,17 @@ pub async fn run(
                 outbox.waiting_bytes += entry.size;
                 outbox.waiting_chunks += entry.frames.iter().map(|frame| frame.lengths.len()).sum::<usize>();
                 outbox.waiting.push((entry, have));
-                if outbox.waiting_bytes >= every.0 || outbox.waiting_chunks >= WAITING_CHUNKS {
-                    outbox.publish(repository, fanout).await;
+                let enough = outbox.waiting_bytes >= every.0 || outbox.waiting_chunks >= WAITING_CHUNKS;
+                // Nothing is begun that might be cut off: the last record takes it all.
+                if enough && !drain.is_over(Phase::Half) {
+                    outbox.publish(repository, fanout, drain, false).await;
                     known.forget_published();
                     last = repository.env.elapsed();
                 }
             }
         }
-        if fanout.alive().count() < repository.set.write_quorum() {
+        // When uploads were given up, what became of all the others is still wanted.
+        if fanout.alive().count() < repository.set.write_quorum() && !drain.is_over(Phase::Flight) {
             return Err(RepositoryError::new(Fault::Failed, "too few replicas are left"));
         }
     }

@@ -6,12 +6,13 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::backup::BackupError;
-use crate::backup::entry::{Compare, from_meta, is_unchanged};
+use crate::backup::drain::{Drain, Phase};
+use crate::backup::entry::{Compare, is_unchanged};
 use crate::backup::known::Known;
 use crate::backup::parents::Parents;
 use crate::backup::read::{Change, Done, Item, Outcome, Reading};
 use crate::clock::{Env, Task};
-use crate::format::entry::Problem;
+use crate::format::entry::{Entry, Problem};
 use crate::repository::error::{Fault, RepositoryError};
 use crate::source::directory::{Found, Unreadable, Walked};
 use crate::source::firsts::{Firsts, Group};
@@ -39,7 +40,7 @@ pub enum Pending {
 
 impl Pending {
     /// Waits for the work and forgets what came of it.
-    pub async fn finish(self) -> Result<(), BackupError> {
+    pub async fn finish(&mut self) -> Result<(), BackupError> {
         match self {
             Pending::Ready(_) => Ok(()),
             Pending::Batch(_, work) => work.await.map(drop),
@@ -76,6 +77,7 @@ pub async fn run(
     mut parents: Parents<'_>,
     comparing: &Comparing,
     known: &Known,
+    drain: &Drain,
     pending: mpsc::Sender<Pending>,
 ) -> Result<(u64, Vec<String>), BackupError> {
     let env = reading.sealing.env.clone();
@@ -83,17 +85,20 @@ pub async fn run(
     let mut batch = Batch::default();
     let mut walk = Some(walk);
     let mut interrupted = false;
-    while let Some(mut own) = walk.take() {
+    'walk: while let Some(mut own) = walk.take() {
         if reading.stop.requested() {
             interrupted = true;
             break;
         }
-        let (own, go) = env
-            .blocking(move || {
-                let go: Vec<Walked> = std::iter::from_fn(|| own.next()).take(GO).collect();
-                (own, go)
-            })
-            .await;
+        let walking = env.blocking(move || {
+            let go: Vec<Walked> = std::iter::from_fn(|| own.next()).take(GO).collect();
+            (own, go)
+        });
+        // A folder that does not come to its end is not waited for, nor is a parent whose store does not answer.
+        let Some((own, go)) = drain.within(Phase::Flight, walking).await else {
+            interrupted = true;
+            break;
+        };
         let ended = go.len() < GO;
         if let Some(Walked::Item(found)) = go.last() {
             reading.progress.set_current(|| found.path().display().to_string());
@@ -109,14 +114,23 @@ pub async fn run(
                 }
             };
             let hard_link = links.group(&env, &found).await?;
-            let previous = if parents.is_empty() { None } else { parents.find(&found.key).await };
+            let previous = match parents.is_empty() {
+                true => None,
+                false => match drain.unless_stopped(parents.find(&found.key)).await {
+                    Some(previous) => previous,
+                    None => {
+                        interrupted = true;
+                        break 'walk;
+                    }
+                },
+            };
             if let Some((value, entry, late)) = &previous
                 && found.meta.kind != Kind::Directory
                 && !found.origin.is_stream()
                 && !comparing.force
                 && !*late
                 && is_unchanged(entry, &found.meta, &hard_link, comparing.compare)
-                && (!comparing.look_up || parents.closure(entry).await.is_ok_and(|ids| known.covered(&ids)))
+                && (!comparing.look_up || covered(drain, &parents, entry, known).await)
             {
                 reading.progress.items.add(1);
                 reading.progress.bytes.add(entry.size);
@@ -158,6 +172,12 @@ pub async fn run(
     }
     batch.send(reading, &pending).await;
     Ok((0, parents.notes))
+}
+
+/// Whether all that an entry names can be relied on; what cannot be found out any more, cannot.
+async fn covered(drain: &Drain, parents: &Parents<'_>, entry: &Entry, known: &Known) -> bool {
+    let closure = drain.unless_stopped(parents.closure(entry)).await;
+    closure.is_some_and(|closure| closure.is_ok_and(|ids| known.covered(&ids)))
 }
 
 impl Batch {
@@ -213,8 +233,7 @@ fn unreadable(reading: &Reading, problem: Unreadable) -> Option<Outcome> {
         problems: vec![(path, told)],
     };
     if let (true, Some(meta)) = (problem.is_item, &problem.meta) {
-        let mut owners = reading.owners.lock().expect("no panic while names are looked up");
-        let mut entry = from_meta(meta, &mut owners);
+        let mut entry = reading.entry(meta);
         entry.set_problem(Problem::Unreadable);
         (entry.size, done.kind) = (0, meta.kind);
         done.value = Bytes::from(prost::Message::encode_to_vec(&entry));

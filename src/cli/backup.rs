@@ -273,7 +273,13 @@ pub async fn step(
     let access = if what.dry_run { Access::Read } else { Access::Write };
     let repository = context.open(settings, unlock, access).await?;
     if heal && !what.dry_run {
-        small_gaps(context, settings, &repository).await;
+        // Loaded here, where it may be broken off at any point.
+        context.interruptible(repository.index()).await??;
+        let healing = async {
+            small_gaps(context, settings, &repository).await;
+            Ok(())
+        };
+        context.in_time(healing).await?;
     }
     let progress = Progress::default();
     let began = context.env.now();

@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::future::{Either, join_all, select};
 
@@ -26,6 +28,10 @@ use crate::store;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::meter::Meter;
 use crate::verify::VerifyError;
+
+/// How long a command that was asked to stop may take to come to its end: it finishes what it has in hand, and a store that
+/// answers late or never must not keep it.
+const GRACE: Duration = Duration::from_secs(20);
 
 /// Why a command could not do what it was asked, ready to be said.
 #[derive(Debug)]
@@ -66,7 +72,7 @@ impl From<BackupError> for Failure {
             BackupError::Settings(_) => Fault::Usage,
             BackupError::NoSource(_) | BackupError::Stream(_) => Fault::Failed,
             BackupError::BelowQuorum { fault, .. } => *fault,
-            BackupError::Interrupted => Fault::Interrupted,
+            BackupError::Interrupted | BackupError::GivenUp(_) => Fault::Interrupted,
         };
         Failure::new(fault, chain(&e))
     }
@@ -227,9 +233,37 @@ impl Context {
     /// Awaits `work`, but no longer than until the operator wants to stop. For work that may be dropped at any point.
     pub async fn interruptible<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         // `select` polls its first side first: finished work wins over a wish that came as late.
-        match select(std::pin::pin!(work), std::pin::pin!(self.stop.wait())).await {
+        match select(pin!(work), pin!(self.stop.wait())).await {
             Either::Left((out, _)) => Ok(out),
             Either::Right(_) => Err(Failure::new(Fault::Interrupted, "interrupted")),
+        }
+    }
+
+    /// Awaits `work`, which ends by itself soon after the operator wants to stop; where it does not, it is given up where it
+    /// stands, which harms no store: as a crash does not.
+    pub async fn in_time<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        match select(pin!(work), pin!(self.stop.over(&self.env, GRACE))).await {
+            Either::Left((done, _)) => done,
+            Either::Right(_) => Err(Failure::new(
+                Fault::Interrupted,
+                format!(
+                    "interrupted, and given up {} s later, since a store did not answer in time: what was written stays, \
+                     whether the last of it was is not known, and the same command goes on from there",
+                    GRACE.as_secs()
+                ),
+            )),
+        }
+    }
+
+    /// Awaits `work`, but no longer than `time` once the operator wants to stop.
+    pub async fn hurried<T>(&self, time: Duration, work: impl Future<Output = T>) -> Option<T> {
+        let late = async {
+            self.stop.wait().await;
+            self.env.sleep(time).await;
+        };
+        match select(pin!(work), pin!(late)).await {
+            Either::Left((done, _)) => Some(done),
+            Either::Right(_) => None,
         }
     }
 

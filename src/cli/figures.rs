@@ -54,7 +54,7 @@ pub async fn leave(context: &Context, settings: &Settings, unlock: Option<&Unloc
     // Before the repository is asked how it stands: that is not what the run cost.
     let asked = requests(context);
     let stands = match unlock {
-        Some(unlock) => match look(context, settings, unlock).await {
+        Some(unlock) => match context.interruptible(look(context, settings, unlock)).await.and_then(|stands| stands) {
             Ok(stands) => Some(stands),
             Err(failure) => {
                 problems.push(format!("the figures lack how the repository stands: {}", failure.message));
@@ -101,7 +101,9 @@ pub async fn leave(context: &Context, settings: &Settings, unlock: Option<&Unloc
     }
     if let Some(to) = &wanted.push {
         let patience = if context.stop.requested() { Patience::HURRIED } else { Patience::USUAL };
-        problems.extend(push(&context.env, to, &id, &figures, patience).await);
+        let pushed = context.hurried(Patience::HURRIED.timeout, push(&context.env, to, &id, &figures, patience)).await;
+        let late = || vec![format!("pushing the figures to {to}: given up, since the run was asked to stop")];
+        problems.extend(pushed.unwrap_or_else(late));
     }
     problems
 }

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use crate::cli::context::Context;
+use crate::clock::Task;
 use crate::command::{self, Output, Running};
 use crate::config::run::Hooks;
+use crate::progress::Stop;
 
 /// Bytes of a variable that a hook gets.
 const VARIABLE_MAX: usize = 8 << 10;
-/// How long a command may take once the run was asked to stop: whoever asked does not wait for ever.
+/// How long a command may still take once the run was asked to stop: whoever asked does not wait for ever.
 const HURRIED: Duration = Duration::from_secs(10);
 
 /// When a hook runs.
@@ -82,8 +84,12 @@ pub async fn run(context: &Context, hooks: &Hooks, moment: Moment, facts: &Facts
     let mut problems = Vec::new();
     for words in commands {
         // What comes before need not be finished when the run is to stop; what cleans up must be.
-        let stop = (moment == Moment::Before).then(|| context.stop.clone());
-        let patience = if context.stop.requested() { hooks.timeout.min(HURRIED) } else { hooks.timeout };
+        let late = Stop::default();
+        let (stop, hurry) = match moment {
+            Moment::Before => (context.stop.clone(), None),
+            _ => (late.clone(), Some(hurry(context, late))),
+        };
+        let patience = hooks.timeout;
         let (env, words, variables) = (context.env.clone(), words.clone(), facts.variables());
         let told = format!("the {} hook {:?}", moment.name(), words.first().cloned().unwrap_or_default());
         let work = move || {
@@ -91,10 +97,12 @@ pub async fn run(context: &Context, hooks: &Hooks, moment: Moment, facts: &Facts
             let started = Running::start(&env, &words, &variables, Output::Said, &to);
             drop(to);
             let mut running = started.map_err(|e| format!("could not be started: {e}"))?;
-            running.conclude(&env, &events, stop.as_ref(), patience)?;
+            running.conclude(&env, &events, Some(&stop), patience)?;
             Ok::<String, String>(running.tail())
         };
-        match context.env.blocking(work).await {
+        let done = context.env.blocking(work).await;
+        drop(hurry);
+        match done {
             Ok(said) if said.is_empty() => {}
             Ok(said) => context.output.detail(&format!("{told} said: {said}")),
             Err(why) => {
@@ -106,4 +114,14 @@ pub async fn run(context: &Context, hooks: &Hooks, moment: Moment, facts: &Facts
         }
     }
     problems
+}
+
+/// Asks for an end by `late` when whoever wants the run to stop has waited long enough for what is run from now on.
+fn hurry(context: &Context, late: Stop) -> Task<()> {
+    let (env, stop) = (context.env.clone(), context.stop.clone());
+    context.env.spawn(async move {
+        stop.wait().await;
+        env.sleep(HURRIED).await;
+        late.request();
+    })
 }

@@ -38,7 +38,7 @@ pub async fn run(context: &Context, arguments: LifecycleArguments) -> Result<Out
     let dry_run = arguments.dry_run;
     let (unlock, done) = match context.unlock(&settings, false).await {
         Ok(unlock) => {
-            let done = steps(context, &settings, &unlock, arguments, false).await;
+            let done = context.in_time(steps(context, &settings, &unlock, arguments, false)).await;
             (Some(unlock), done)
         }
         Err(failure) => (None, Err(failure)),

@@ -117,34 +117,39 @@ pub async fn run(words: Vec<OsString>, environment: Environment) -> u8 {
 }
 
 async fn dispatch(context: &Context, command: Command) -> Result<Outcome, Failure> {
-    match command {
-        Command::Init(arguments) => init::run(context, arguments).await,
-        Command::Backup(arguments) => backup::run(context, arguments).await,
-        Command::Snapshots(arguments) => snapshots::run(context, arguments).await,
-        Command::Ls(arguments) => ls::run(context, arguments).await,
-        Command::Restore(arguments) => restore::run(context, arguments).await,
-        Command::Verify(arguments) => verify::run(context, arguments).await,
-        Command::Forget(arguments) => forget::run(context, *arguments).await,
-        Command::Undelete(arguments) => undelete::run(context, arguments).await,
-        Command::Prune(arguments) => prune::run(context, arguments).await,
-        Command::Heal(arguments) => heal::run(context, arguments).await,
-        Command::Repair(arguments) => repair::run(context, arguments).await,
-        Command::Retire(arguments) => retire::run(context, arguments).await,
-        Command::Lifecycle(arguments) => lifecycle::run(context, arguments).await,
-        Command::Run(arguments) => run::run(context, arguments).await,
-        Command::Status(arguments) => status::run(context, arguments).await,
-        Command::Doctor(arguments) => doctor::run(context, arguments).await,
-        Command::Key(arguments) => key::run(context, arguments).await,
-        Command::Completions(arguments) => completions::run(context, arguments),
-        Command::Man(arguments) => man::run(context, arguments),
-    }
+    // These see to it themselves that they end in time: there is something to tell afterwards.
+    let tells = matches!(command, Command::Backup(_) | Command::Lifecycle(_) | Command::Run(_));
+    let work = Box::pin(async {
+        match command {
+            Command::Init(arguments) => init::run(context, arguments).await,
+            Command::Backup(arguments) => backup::run(context, arguments).await,
+            Command::Snapshots(arguments) => snapshots::run(context, arguments).await,
+            Command::Ls(arguments) => ls::run(context, arguments).await,
+            Command::Restore(arguments) => restore::run(context, arguments).await,
+            Command::Verify(arguments) => verify::run(context, arguments).await,
+            Command::Forget(arguments) => forget::run(context, *arguments).await,
+            Command::Undelete(arguments) => undelete::run(context, arguments).await,
+            Command::Prune(arguments) => prune::run(context, arguments).await,
+            Command::Heal(arguments) => heal::run(context, arguments).await,
+            Command::Repair(arguments) => repair::run(context, arguments).await,
+            Command::Retire(arguments) => retire::run(context, arguments).await,
+            Command::Lifecycle(arguments) => lifecycle::run(context, arguments).await,
+            Command::Run(arguments) => run::run(context, arguments).await,
+            Command::Status(arguments) => status::run(context, arguments).await,
+            Command::Doctor(arguments) => doctor::run(context, arguments).await,
+            Command::Key(arguments) => key::run(context, arguments).await,
+            Command::Completions(arguments) => completions::run(context, arguments),
+            Command::Man(arguments) => man::run(context, arguments),
+        }
+    });
+    if tells { work.await } else { context.in_time(work).await }
 }
 
 /// The first signal asks the run to stop; the second ends the process where it stands, which no store can be harmed by.
 fn listen(context: &Context) -> std::io::Result<Task<()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let (stop, first, output) = (context.stop.clone(), context.signal.clone(), context.output.clone());
+    let (env, stop, first, output) = (context.env.clone(), context.stop.clone(), context.signal.clone(), context.output.clone());
     Ok(context.env.spawn(async move {
         loop {
             let received = tokio::select! {
@@ -155,8 +160,10 @@ fn listen(context: &Context) -> std::io::Result<Task<()>> {
             if !remember(&first, received) {
                 std::process::exit(i32::from(received.code()));
             }
-            output.note("stopping: what is in flight is finished first (once more to stop at once)");
+            output.note("stopping: what is in flight is finished first, for a while (once more to stop at once)");
             stop.request();
+            // From now on it counts.
+            let _ = stop.age(&env);
         }
     }))
 }

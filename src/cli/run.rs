@@ -153,9 +153,9 @@ impl Run<'_> {
     /// Tells whoever wants to hear of it. It never fails the run.
     async fn tell(&self, to: Option<&Address>, sign: Sign, body: &str) {
         let patience = if self.context.stop.requested() { Patience::HURRIED } else { Patience::USUAL };
-        if let Some(to) = to
-            && let Err(why) = ping(&self.context.env, to, self.run_id, sign, body, patience).await
-        {
+        let Some(to) = to else { return };
+        let told = ping(&self.context.env, to, self.run_id, sign, body, patience);
+        if let Some(Err(why)) = self.context.hurried(Patience::HURRIED.timeout, told).await {
             self.context.output.warn(&why);
         }
     }
@@ -317,16 +317,17 @@ impl Run<'_> {
         let context = self.context;
         let began = context.env.elapsed();
         let arguments = LifecycleArguments { confirm: false, dry_run: false };
-        let (outcome, summary, denied) = match lifecycle::steps(context, self.settings, unlock, arguments, true).await {
-            Ok(done) => (done.outcome, done.summary, done.denied),
-            Err(failure) if failure.fault == Fault::Denied => {
-                (Outcome::success(), json!({"skipped": failure.message}), vec![failure.message])
-            }
-            Err(failure) => {
-                context.output.problem("lifecycle", "lifecycle", &failure.message);
-                (Outcome::failure(failure.fault, context.signal()), json!({"failed": failure.message}), Vec::new())
-            }
-        };
+        let (outcome, summary, denied) =
+            match context.in_time(lifecycle::steps(context, self.settings, unlock, arguments, true)).await {
+                Ok(done) => (done.outcome, done.summary, done.denied),
+                Err(failure) if failure.fault == Fault::Denied => {
+                    (Outcome::success(), json!({"skipped": failure.message}), vec![failure.message])
+                }
+                Err(failure) => {
+                    context.output.problem("lifecycle", "lifecycle", &failure.message);
+                    (Outcome::failure(failure.fault, context.signal()), json!({"failed": failure.message}), Vec::new())
+                }
+            };
         for why in &denied {
             context.output.note(&format!("left to an identity that may delete (`holdfast lifecycle`): {why}"));
         }

@@ -166,6 +166,8 @@ pub struct BackupSection {
     pub publish_every: Option<Span>,
     /// Commit a partial snapshot at least this often.
     pub partial_every: Option<Span>,
+    /// How long what is in flight has when the run is asked to stop.
+    pub drain: Option<Span>,
 }
 
 /// `[[job]]`.

@@ -293,6 +293,7 @@ fn backup_settings(
         publish_bytes: section.publish_bytes.map_or(default.publish_bytes, |s| s.0),
         publish_every: section.publish_every.map_or(default.publish_every, |s| s.0),
         partial_every: section.partial_every.map_or(default.partial_every, |s| s.0),
+        drain: section.drain.map_or(default.drain, |s| s.0),
         ..default
     })
 }

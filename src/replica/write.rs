@@ -63,6 +63,8 @@ struct Lane {
 #[derive(Default)]
 struct LaneState {
     behind: Option<Arc<StoreError>>,
+    /// Whether it is behind only because nobody waited for its uploads any longer.
+    given_up: bool,
     running: BTreeMap<u64, Task<()>>,
     waiting_bytes: u64,
     /// The largest object sent since there was last nothing to do.
@@ -138,6 +140,33 @@ impl Fanout {
         if let Some(lane) = self.lane(index) {
             lane.leave(&self.shared, why);
         }
+    }
+
+    /// Gives up all uploads that are on their way, `after` the run was asked to stop: their replicas are left behind. Whether
+    /// an object arrived all the same is not known, and nothing relies on it.
+    pub fn give_up(&self, after: Duration) {
+        for lane in &self.shared.lanes {
+            let bytes = {
+                let mut state = lane.lock();
+                if state.behind.is_some() || state.running.is_empty() {
+                    continue;
+                }
+                state.given_up = true;
+                state.waiting_bytes
+            };
+            let action = format!(
+                "upload: {} KiB were still on their way {} s after the run was asked to stop, and were given up",
+                bytes.div_ceil(1 << 10),
+                after.as_secs()
+            );
+            lane.leave(&self.shared, StoreError::new(StoreErrorKind::TimedOut, &lane.replica.name, action));
+        }
+    }
+
+    /// The replicas whose uploads were given up: what they proved to hold before, they hold.
+    pub fn given_up(&self) -> Mask {
+        let given_up = |lane: &&Arc<Lane>| lane.lock().given_up;
+        Mask(self.shared.lanes.iter().filter(given_up).fold(0, |m, l| m | 1 << l.replica.index))
     }
 
     fn lane(&self, index: usize) -> Option<&Arc<Lane>> {

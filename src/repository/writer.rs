@@ -12,7 +12,7 @@ use crate::format::pack::PackKind;
 use crate::format::record::{Action, Commit, ObjectClass, Publish};
 use crate::format::{Hash, object_hash};
 use crate::replica::Mask;
-use crate::replica::patience::{allowance, while_it_answers};
+use crate::replica::patience::{Limit, allowance, while_it_may};
 use crate::replica::write::put_proven;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
@@ -94,6 +94,15 @@ impl Repository {
     /// Writes the index segments of packs to the replicas that hold those packs. Replicas that fail are given back with
     /// their error; they hold no segment of the result.
     pub async fn send_segments(&self, packs: Vec<(PackEntry, Mask)>) -> (Vec<SentSegment>, Vec<(usize, RepositoryError)>) {
+        self.send_segments_until(packs, None).await
+    }
+
+    /// The same, and no longer than to `limit`: a replica that is not done by then has failed.
+    pub async fn send_segments_until(
+        &self,
+        packs: Vec<(PackEntry, Mask)>,
+        limit: Option<&Limit>,
+    ) -> (Vec<SentSegment>, Vec<(usize, RepositoryError)>) {
         let mut by_mask: BTreeMap<Mask, Vec<PackEntry>> = BTreeMap::new();
         for (entry, mask) in packs {
             if !mask.is_empty() {
@@ -131,7 +140,7 @@ impl Repository {
                 let (name, stored) = (&name, &stored);
                 let patience = allowance(self.set.settings.stall, stored.len() as u64);
                 let put = async move { put_proven(replica, name, stored).await };
-                let put = while_it_answers(&self.env, replica, patience, "writing its index", put);
+                let put = while_it_may(&self.env, replica, patience, limit, "writing its index", put);
                 async move { (i, put.await.and_then(|receipt| receipt)) }
             });
             let mut at = Mask::default();

@@ -11,6 +11,7 @@ mod damage_at_scale;
 mod deploy;
 mod doctor;
 mod doctor_findings;
+mod drain;
 mod example_config;
 mod fault_proxy;
 mod forget;
