@@ -249,10 +249,12 @@ async fn one_of_two_hangs_at_the_commit() {
 async fn one_of_two_hangs_at_a_publication() {
     let eager = format!("{SHORT}publish_bytes = \"4 MiB\"\n");
     let far = Far::new(true, &eager).await;
-    far.plant(40);
+    far.plant(80);
     far.expect(0, &["init"]);
     far.proxy.take();
     far.proxy.inject(Rule::new(Fault::StallBefore).method("PUT").path("/log/"));
+    // So that it is far from done by then, on whatever machine.
+    far.proxy.bandwidth(Some(6 << 20));
     let child = far.start(&["backup", "src"]);
     until("a publication", || far.proxy.count("PUT", "/log/") >= 1);
     let told = stop(child, 143, SHORT_END);
