@@ -19,6 +19,8 @@ impl Process {
     /// Starts `work` for a client.
     pub fn new(client: usize, work: impl Future<Output = String> + 'static) -> Process {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        // Work that tokio puts off, since so much is ready at once, would be forgotten whenever the runtime is left for a while.
+        let work = tokio::task::unconstrained(work);
         Process { client, work: Some(Box::pin(work)), runtime: runtime.expect("a runtime without any device") }
     }
 
