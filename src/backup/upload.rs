@@ -175,10 +175,11 @@ pub async fn run(
     loop {
         let wait = (last + every.1).saturating_sub(repository.env.elapsed());
         let due = async {
-            // A stopped run that takes so long may not come to its last record.
+            // A stopped run that takes so long may not come to its last record. Where a publication before held this one up, it is
+            // left to that record: begun too late, it would be cut off, and its replicas be left behind for it.
             tokio::select! {
                 biased;
-                () = &mut hurried => true,
+                () = &mut hurried => !drain.is_over(Phase::Flight),
                 () = repository.env.sleep(wait) => !drain.is_over(Phase::Half),
             }
         };
