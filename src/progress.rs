@@ -136,6 +136,15 @@ impl Stop {
         let age = self.age(env).unwrap_or_default();
         env.sleep(after.saturating_sub(age)).await;
     }
+    /// What `work` comes to, if it does before stopping is asked for: for work that may be dropped at any point. Work that is ready
+    /// wins.
+    pub async fn unless_requested<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.wait() => None,
+        }
+    }
     /// Waits until stopping is asked for.
     pub async fn wait(&self) {
         let mut seen = self.0.told.subscribe();

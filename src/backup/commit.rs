@@ -67,6 +67,7 @@ impl Committing<'_> {
     /// Publishes what was sent without committing anything: whoever starts over finds it.
     pub async fn publish(&self) -> Result<(), BackupError> {
         self.barrier().await?;
+        self.drain.settled();
         self.outbox.lock().await.publish(self.repository, self.fanout, self.drain, true).await;
         Ok(())
     }
@@ -84,7 +85,7 @@ impl Committing<'_> {
             return Err(RepositoryError::new(Fault::Failed, "chunks were read and never sent: nothing is committed").into());
         }
         let mut outbox = self.outbox.lock().await;
-        let [packs, theirs] = outbox.take_waiting(self.fanout);
+        let [packs, theirs] = outbox.take_waiting(self.fanout, last);
         let others = publish_given_up(repository, self.fanout, self.drain, theirs);
         let own = async {
             let segments = outbox.send_segments(repository, self.fanout, packs, (self.drain, index_phase)).await;
@@ -136,7 +137,7 @@ impl Committing<'_> {
                 put_proven(&repository.set.replicas[*i], &layout::hashed(Class::Snapshot, &object), stored)
                     .await
                     .map_err(|e| WriteFault::Repository(e.into()))?;
-                repository.commit(*i, id, object, snapshot.partial, replaces, segments, reliance).await
+                repository.commit_alone(*i, (id, object), snapshot.partial, replaces, segments, reliance).await
             };
             patiently(repository, self.fanout, *i, (self.drain, phase), "committing in its log", work).await
         }))

@@ -80,6 +80,16 @@ impl Drain {
         Limit { stop: self.stop.clone(), after: phase.after(self.patience) }
     }
 
+    /// Whether the run was asked to stop.
+    pub fn is_asked(&self) -> bool {
+        self.stop.requested()
+    }
+
+    /// Waits until the run was asked to stop, and `after` is over since.
+    pub async fn asked(&self, after: Duration) {
+        self.stop.over(&self.env, after).await;
+    }
+
     /// Whether `phase` is over.
     pub fn is_over(&self, phase: Phase) -> bool {
         self.limit(phase).is_reached(&self.env)
@@ -88,12 +98,15 @@ impl Drain {
     /// What `work` comes to, if it does before `phase` is over. Work that is ready wins.
     pub async fn within<T>(&self, phase: Phase, work: impl Future<Output = T>) -> Option<T> {
         let limit = self.limit(phase);
-        first(work, limit.reached(&self.env)).await
+        match select(std::pin::pin!(work), std::pin::pin!(limit.reached(&self.env))).await {
+            Either::Left((done, _)) => Some(done),
+            Either::Right(((), _)) => None,
+        }
     }
 
     /// What `work` comes to, if it does before the run is asked to stop: for work that may be dropped at any point.
     pub async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        first(work, self.stop.wait()).await
+        self.stop.unless_requested(work).await
     }
 
     /// Says that all that the last record stands on has arrived: uploads that are still on their way are no concern of it.
@@ -135,12 +148,5 @@ impl Drain {
             Either::Left((done, _)) => done,
             Either::Right(((), _)) => Err(BackupError::Interrupted),
         }
-    }
-}
-
-async fn first<T>(work: impl Future<Output = T>, end: impl Future<Output = ()>) -> Option<T> {
-    match select(std::pin::pin!(work), std::pin::pin!(end)).await {
-        Either::Left((done, _)) => Some(done),
-        Either::Right(((), _)) => None,
     }
 }

@@ -109,7 +109,8 @@ impl Reading {
         let mut pieces = Pieces::new(self);
         let mut sealing_chunks = FuturesOrdered::new();
         // What is left over between two reads lies at the front of the block.
-        let (mut lent, mut left) = (Some((file, self.blocks.take(&self.budget).await)), 0);
+        let Some(block) = self.stop.unless_requested(self.blocks.take(&self.budget)).await else { return Ok(Ok(None)) };
+        let (mut lent, mut left) = (Some((file, block)), 0);
         let mut stopped: Option<Result<(), SourceError>> = None;
         'runs: for run in runs {
             let (mut offset, end) = match run {
@@ -158,7 +159,11 @@ impl Reading {
                     {
                         pieces.push(self, sealed).await?;
                     }
-                    let admitted = self.budget.admit((Roomy::size(length) + RECORD) as u64).await;
+                    let room = self.budget.admit((Roomy::size(length) + RECORD) as u64);
+                    let Some(admitted) = self.stop.unless_requested(room).await else {
+                        stopped = Some(Ok(()));
+                        break 'runs;
+                    };
                     let chunk = Roomy::new(&block.bytes()[at..at + length]);
                     sealing_chunks.push_back(self.seal_chunk(chunk, admitted));
                     at += length;

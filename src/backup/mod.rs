@@ -299,7 +299,7 @@ async fn passes(
         notes.append(&mut report.notes);
         let quorum = repository.set.write_quorum();
         if !report.dry_run && passed.committed.count() < quorum {
-            if !passed.lost.is_empty() && pass + 1 < passes {
+            if !passed.lost.is_empty() && pass + 1 < passes && !stop.requested() {
                 notes.push(format!(
                     "what this run relied on cannot be relied on any more ({}): starting over",
                     passed.lost.join("; ")
@@ -309,9 +309,9 @@ async fn passes(
             }
             report.notes = notes;
             report.notes.extend(repository.save_heads().err());
-            return Err(below_quorum(passed.committed, report, stop.requested()));
+            return Err(below_quorum(passed.committed, report, stop.requested(), &replaces));
         }
-        notes.extend(drain.within(Phase::Record, repository.record_distrust()).await.into_iter().flatten());
+        notes.extend(repository.record_distrust(Some(&drain.limit(Phase::Record))).await);
         notes.extend(repository.save_heads().err());
         report.notes = notes;
         return Ok(report);
@@ -360,7 +360,7 @@ fn verify_settings(settings: &BackupSettings, sources: usize) -> Result<(), Back
     Ok(())
 }
 
-fn below_quorum(committed: Mask, report: BackupReport, stopped: bool) -> BackupError {
+fn below_quorum(committed: Mask, report: BackupReport, stopped: bool, earlier: &[Hash]) -> BackupError {
     let have: Vec<&str> = report.replicas.iter().filter(|r| r.committed).map(|r| r.name.as_str()).collect();
     let why: Vec<String> = report
         .replicas
@@ -370,11 +370,15 @@ fn below_quorum(committed: Mask, report: BackupReport, stopped: bool) -> BackupE
         .collect();
     let have = if have.is_empty() { "no replica".to_owned() } else { have.join(", ") };
     let message = format!(
-        "{}{} replicas committed, {} are needed: {have} holds the snapshot; {}",
+        "{}{} replicas committed, {} are needed: {have} holds the snapshot; {}{}",
         if stopped { "interrupted: " } else { "" },
         committed.count(),
         report.quorum,
-        why.join("; ")
+        why.join("; "),
+        match earlier.last() {
+            Some(id) => format!("; what this run committed before is snapshot {}", &hex::encode(id)[..8]),
+            None => String::new(),
+        }
     );
     let worst = || worst(report.replicas.iter().filter_map(|r| r.fault)).unwrap_or(Fault::Failed);
     let fault = if stopped { Fault::Interrupted } else { worst() };

@@ -4,6 +4,7 @@
 //! open per kind: one for all participating replicas, one for those that lack what others have.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -11,6 +12,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::backup::budget::Admitted;
+use crate::backup::drain::Drain;
 use crate::backup::known::Known;
 use crate::backup::seal::{Frame, RECORD};
 use crate::clock::Env;
@@ -29,6 +31,10 @@ const ROOM: usize = 64 << 10;
 
 /// Chunks in a pack, about: of tiny ones the records in memory outweigh their bytes, from here to where they are published.
 const CHUNKS_MAX: usize = 1 << 15;
+
+/// Once the run is to stop, what is open is sent so often, full or not: it may have little time left, and nobody knows when the
+/// last frame comes. Most runs have ended before the first time.
+const SEND_EVERY: Duration = Duration::from_secs(1);
 
 /// What the stage is told.
 pub enum ToPack {
@@ -117,7 +123,7 @@ pub async fn run(
     keyring: &Arc<Keyring>,
     fanout: &Fanout,
     filling: Filling,
-    known: &Known,
+    (known, drain): (&Known, &Drain),
     mut frames: mpsc::Receiver<ToPack>,
     packed: mpsc::Sender<Packed>,
 ) -> Result<(), RepositoryError> {
@@ -127,11 +133,21 @@ pub async fn run(
     let gone = |_| RepositoryError::new(Fault::Failed, "the publisher stopped early");
     let kept = Spare::default();
     let spare = |slot: usize| (filling.keeps && slot < 2).then(|| kept.clone());
+    let mut times = 1;
     loop {
         let next = tokio::select! {
             biased;
             Some((entry, have)) = uploading.next(), if !uploading.is_empty() => {
                 packed.send(Packed::Done(entry, have)).await.map_err(gone)?;
+                continue;
+            }
+            () = drain.asked(SEND_EVERY * times) => {
+                times += 1;
+                for (slot, pack) in open.iter_mut().enumerate() {
+                    if let Some(pack) = pack.take() {
+                        uploading.push(finish(env, keyring, fanout, pack, spare(slot)).await?);
+                    }
+                }
                 continue;
             }
             next = frames.recv() => next,

@@ -166,7 +166,7 @@ pub async fn one_pass(
     let every = (settings.publish_bytes, settings.publish_every);
     let stages = async {
         let known = &sealing.known;
-        let packing = pack::run(env, &repository.keyring, &fanout, filling, known, frames_out, packed_in);
+        let packing = pack::run(env, &repository.keyring, &fanout, filling, (known, drain), frames_out, packed_in);
         let publishing = upload::run(repository, &fanout, &outbox, every, drain, known, packed_out);
         futures::future::try_join(packing, publishing).await.map(|_| ()).map_err(BackupError::from)
     };
@@ -218,6 +218,10 @@ impl<'r> Pass<'_, 'r> {
         let mut partial = false;
         let mut missing = Vec::new();
         for Recorded { path: as_path, from: path, given } in recorded {
+            if self.reading.stop.requested() {
+                partial = true;
+                break;
+            }
             match self.root(&path, &as_path, given).await? {
                 Ok(End::Complete) => {}
                 Ok(_) => {
@@ -272,9 +276,11 @@ impl<'r> Pass<'_, 'r> {
     ) -> Result<Result<End, String>, BackupError> {
         let source = match given {
             Some(source) => source,
-            None => match self.walk(path).await {
-                Ok(walk) => Box::new(walk),
-                Err(e) => return Ok(Err(told(&e))),
+            // A folder that does not open is not waited for.
+            None => match self.committing.drain.within(Phase::Flight, self.walk(path)).await {
+                Some(Ok(walk)) => Box::new(walk),
+                Some(Err(e)) => return Ok(Err(told(&e))),
+                None => return Ok(Ok(End::Interrupted)),
             },
         };
         let had = self.chosen.iter().find(|v| !v.snapshot.partial).and_then(|v| {
@@ -378,8 +384,7 @@ impl<'r> Pass<'_, 'r> {
     /// Writes down the damage that was met while the parent was read, and says whether anything would inherit coverage from
     /// packs that are known to be damaged.
     async fn in_doubt(&mut self) -> bool {
-        let recorded = self.committing.drain.within(Phase::Rest, self.repository.record_distrust()).await;
-        self.notes.extend(recorded.into_iter().flatten());
+        self.notes.extend(self.repository.record_distrust(Some(&self.committing.drain.limit(Phase::Rest))).await);
         self.committing.in_doubt().await
     }
 

@@ -137,8 +137,16 @@ impl Reading {
     /// Reads and seals a batch of small items.
     pub async fn batch(self: Arc<Self>, items: Vec<Item>) -> Result<Vec<Outcome>, BackupError> {
         let expected: u64 = items.iter().filter(|i| i.found.meta.kind == ItemKind::File).map(|i| i.found.meta.size).sum();
-        let permit = self.batches.clone().acquire_owned().await;
-        let admitted = self.budget.admit(expected + 4096 + (RECORD * items.len()) as u64).await;
+        // Nothing is begun once the run is to stop: others may hold all of the budget, and nobody relies on this yet.
+        let (this, wanted) = (self.clone(), expected + 4096 + (RECORD * items.len()) as u64);
+        let room = async move { (this.batches.clone().acquire_owned().await, this.budget.admit(wanted).await) };
+        let room = match self.stop.requested() {
+            true => None,
+            false => self.stop.unless_requested(room).await,
+        };
+        let Some((permit, admitted)) = room else {
+            return Ok(items.iter().map(|_| Outcome::Interrupted).collect());
+        };
         let this = self.clone();
         let (buffer, looked) = self.sealing.env.blocking(move || this.look(items, expected)).await;
         drop(permit);

@@ -49,14 +49,17 @@ impl Outbox {
     }
 
     /// The packs that wait, taken out: those for the replicas that are still part of the run, and the same for those whose
-    /// uploads were given up.
-    pub fn take_waiting(&mut self, fanout: &Fanout) -> [Vec<(PackEntry, Mask)>; 2] {
+    /// uploads were given up. What those have waits for the `last` time: until then nothing is held up by them.
+    pub fn take_waiting(&mut self, fanout: &Fanout, last: bool) -> [Vec<(PackEntry, Mask)>; 2] {
         (self.waiting_bytes, self.waiting_chunks) = (0, 0);
         let (alive, given_up) = (fanout.alive(), fanout.given_up());
         let mut own = std::mem::take(&mut self.waiting);
         let theirs = own.iter().map(|(entry, have)| (entry, have.and(given_up))).filter(|(_, have)| !have.is_empty());
-        let theirs = theirs.map(|(entry, have)| (entry.clone(), have)).collect();
+        let mut theirs: Vec<_> = theirs.map(|(entry, have)| (entry.clone(), have)).collect();
         own.iter_mut().for_each(|(_, have)| *have = have.and(alive));
+        if !last {
+            self.waiting = std::mem::take(&mut theirs);
+        }
         [own, theirs]
     }
 
@@ -104,7 +107,7 @@ impl Outbox {
 
     /// Publishes what waits, in every log that is still part of the run: now and then, or with `last` as the last that is done.
     pub async fn publish(&mut self, repository: &Repository, fanout: &Fanout, drain: &Drain, last: bool) {
-        let [packs, theirs] = self.take_waiting(fanout);
+        let [packs, theirs] = self.take_waiting(fanout, last);
         let (index, record) = if last { (Phase::Index, Phase::Record) } else { (Phase::Rest, Phase::Others) };
         let others = publish_given_up(repository, fanout, drain, theirs);
         let own = async {
@@ -112,16 +115,20 @@ impl Outbox {
             if segments.is_empty() {
                 return;
             }
-            let indices: Vec<usize> = fanout.alive().indices().collect();
+            // A replica whose uploads were given up meanwhile may have taken its segment all the same.
+            let (alive, given_up) = (fanout.alive(), fanout.given_up());
+            let indices: Vec<usize> = alive.or(given_up).indices().collect();
             let publishing = |i: &usize| {
                 let (i, segments) = (*i, &segments);
-                let work = async move { repository.publish(i, segments).await };
-                patiently(repository, fanout, i, (drain, record), "publishing in its log", work)
+                let work = async move { repository.publish_alone(i, segments).await };
+                let phase = if given_up.has(i) { Phase::Record } else { record };
+                patiently(repository, fanout, i, (drain, phase), "publishing in its log", work)
             };
             let published = join_all(indices.iter().map(publishing)).await;
             for (index, result) in indices.into_iter().zip(published) {
                 match result {
                     Ok(()) => self.named(index, &segments),
+                    Err(_) if given_up.has(index) => {}
                     Err(e) => self.fail_write(fanout, repository, index, e),
                 }
             }
@@ -137,13 +144,14 @@ pub(super) async fn publish_given_up(repository: &Repository, fanout: &Fanout, d
     let publishing = fanout.given_up().indices().map(async |i| {
         let own = packs.iter().filter(|(_, have)| have.has(i)).map(|(entry, _)| (entry.clone(), Mask::one(i))).collect();
         let (segments, _) = repository.send_segments_until(own, Some(&drain.limit(Phase::Index))).await;
-        let work = repository.publish(i, &segments);
+        let work = repository.publish_alone(i, &segments);
         let _ = patiently(repository, fanout, i, (drain, Phase::Record), "publishing in its log", work).await;
     });
     join_all(publishing).await;
 }
 
-/// Does `work` on a replica's log unless the replica stops answering meanwhile, and no longer than to the end of a phase.
+/// Does `work` on a replica's log unless the replica stops answering meanwhile, and no longer than to the end of a phase. Then, unless
+/// the run is to stop, it is time for a checkpoint: nothing depends on that.
 pub(super) async fn patiently(
     repository: &Repository,
     fanout: &Fanout,
@@ -153,10 +161,16 @@ pub(super) async fn patiently(
     work: impl Future<Output = Result<(), WriteFault>>,
 ) -> Result<(), WriteFault> {
     let (patience, limit) = (allowance(repository.set.settings.stall, fanout.largest(index)), drain.limit(phase));
-    match while_it_may(&repository.env, &repository.set.replicas[index], patience, Some(&limit), action, work).await {
-        Ok(done) => done,
-        Err(e) => Err(WriteFault::Repository(e.into())),
+    let (env, replica) = (&repository.env, &repository.set.replicas[index]);
+    match while_it_may(env, replica, patience, Some(&limit), action, work).await {
+        Ok(done) => done?,
+        Err(e) => return Err(WriteFault::Repository(e.into())),
     }
+    if !drain.is_asked() {
+        let checkpoint = drain.unless_stopped(repository.checkpoint(index));
+        let _ = while_it_may(env, replica, patience, None, "writing a checkpoint of its log", checkpoint).await;
+    }
+    Ok(())
 }
 
 /// Collects packs and publishes them when enough bytes or enough time have come together, until the packs end.

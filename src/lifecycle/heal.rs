@@ -199,7 +199,7 @@ pub async fn run(
     let done = healing.rounds().await;
     if !settings.dry_run {
         healing.forgets().await;
-        let notes = repository.record_distrust().await;
+        let notes = repository.record_distrust(None).await;
         healing.report.notes.extend(notes);
         healing.report.notes.extend(repository.save_heads().err());
     } else {
@@ -362,7 +362,7 @@ impl Healing<'_> {
             return Ok(());
         }
         self.transfer.run(moves).await;
-        let notes = self.repository.record_distrust().await;
+        let notes = self.repository.record_distrust(None).await;
         self.report.notes.extend(notes);
         if self.stop.requested() {
             return Err(HealError::Interrupted);

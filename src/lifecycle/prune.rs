@@ -239,7 +239,7 @@ pub async fn run(
     match settings.dry_run {
         true => report.notes.extend(repository.take_met().into_iter().map(|met| met.what).take(100)),
         false => {
-            report.notes.extend(repository.record_distrust().await);
+            report.notes.extend(repository.record_distrust(None).await);
             report.notes.extend(repository.save_heads().err());
         }
     }

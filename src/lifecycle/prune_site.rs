@@ -135,7 +135,7 @@ impl<'r> Site<'r> {
             self.notes
                 .push(format!("store {name}: {count} packs are missing or cut short, {new} of them are distrusted from now on"));
         }
-        let met = self.repository.record_distrust().await;
+        let met = self.repository.record_distrust(None).await;
         let any = any || !met.is_empty();
         self.notes.extend(met);
         Ok(any)

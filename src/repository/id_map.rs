@@ -156,6 +156,12 @@ impl<K: Id, V> LargeIdMap<K, V> {
         for Table { map, .. } in &mut self.tables {
             map.retain(&mut stays);
             map.shrink_to_fit();
+            // What left unused places behind that only a new table has free would double at the next full one.
+            if map.capacity() < Self::FULL && map.len() * 2 > Self::FULL {
+                let mut anew = IdMap::with_capacity_and_hasher(Self::FULL, BuildHasherDefault::default());
+                anew.extend(std::mem::take(map));
+                *map = anew;
+            }
         }
     }
 

@@ -106,9 +106,13 @@ impl Log {
         self.read_on(2).await
     }
 
-    /// From now on tells `gone` what is forgotten here, all of the past included.
+    /// From now on tells `gone` what is forgotten here, all of the past included, and that of an epoch that was left.
     pub(super) fn share(&mut self, gone: Arc<Mutex<BTreeSet<Hash>>>) {
-        gone.lock().expect("no panic while forgotten ids are noted").extend(&self.state.forgotten);
+        let known = match Arc::ptr_eq(&gone, &self.gone) {
+            true => BTreeSet::new(),
+            false => self.gone.lock().expect("no panic while forgotten ids are noted").clone(),
+        };
+        gone.lock().expect("no panic while forgotten ids are noted").extend(known.iter().chain(&self.state.forgotten));
         self.gone = gone;
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::join_all;
 use futures::stream;
 
 use crate::chunk::id::ChunkId;
@@ -16,7 +17,7 @@ use crate::format::record::{Action, Distrust, ObjectClass};
 use crate::format::tree::{Child, TreeKind};
 use crate::format::{FormatError, Hash, object_hash};
 use crate::replica::Mask;
-use crate::replica::patience::while_it_answers;
+use crate::replica::patience::{Limit, while_it_may};
 use crate::replica::read::read_any;
 use crate::repository::chunk_index::ChunkIndex;
 use crate::repository::error::{Fault, RepositoryError};
@@ -189,8 +190,8 @@ impl Repository {
     }
 
     /// Writes into the logs that packs met on the way are not to be relied on. Gives notes for people. A replica that
-    /// cannot be written to is told of nothing.
-    pub async fn record_distrust(&self) -> Vec<String> {
+    /// cannot be written to is told of nothing, nor is one that has not taken it at `limit`; none waits for another.
+    pub async fn record_distrust(&self, limit: Option<&Limit>) -> Vec<String> {
         let met = self.take_met();
         let mut notes = Vec::new();
         let mut by_replica: BTreeMap<usize, Vec<Hash>> = BTreeMap::new();
@@ -206,11 +207,13 @@ impl Repository {
                 notes.push(one.what);
             }
         }
-        for (index, packs) in by_replica {
-            let (name, count) = (self.set.replicas[index].name.clone(), packs.len());
-            let (replica, patience) = (&self.set.replicas[index], self.set.settings.stall);
-            let told = while_it_answers(&self.env, replica, patience, "noting damage", self.distrust(index, packs)).await;
-            match told.map_err(RepositoryError::from).and_then(|new| new) {
+        let telling = by_replica.into_iter().map(async |(index, packs)| {
+            let (replica, patience, count) = (&self.set.replicas[index], self.set.settings.stall, packs.len());
+            let told = while_it_may(&self.env, replica, patience, limit, "noting damage", self.distrust(index, packs)).await;
+            (&replica.name, count, told.map_err(RepositoryError::from).and_then(|new| new))
+        });
+        for (name, count, told) in join_all(telling).await {
+            match told {
                 Ok(0) => {}
                 Ok(new) => notes.push(format!("store {name}: {new} damaged packs are distrusted from now on")),
                 Err(e) => notes.push(format!("store {name}: {count} damaged packs could not be recorded: {e}")),

@@ -133,7 +133,9 @@ impl Repository {
     ) -> Result<(), WriteFault> {
         let names = |hashes: &[Hash]| hashes.iter().map(|hash| Bytes::copy_from_slice(hash)).collect();
         let action = Action::Compact(Compact { old: names(old), new: names(new) });
-        self.write(index, action, reliance, &new.iter().copied().collect(), None).await
+        self.write(index, action, reliance, &new.iter().copied().collect(), None).await?;
+        self.checkpoint(index).await;
+        Ok(())
     }
 
     /// Those of `frames` of a damaged pack that one replica still gives whole, each opened and held against its chunks' ids.

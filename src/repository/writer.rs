@@ -160,8 +160,15 @@ impl Repository {
         (sent, failed)
     }
 
-    /// Publishes segments in one log: from now on their packs may be relied on there.
+    /// Publishes segments in one log, and writes a checkpoint if one is due: from now on their packs may be relied on there.
     pub async fn publish(&self, index: usize, segments: &[SentSegment]) -> Result<(), WriteFault> {
+        self.publish_alone(index, segments).await?;
+        self.checkpoint(index).await;
+        Ok(())
+    }
+
+    /// Publishes, and leaves the checkpoint to the caller.
+    pub async fn publish_alone(&self, index: usize, segments: &[SentSegment]) -> Result<(), WriteFault> {
         let mine: Vec<_> = segments.iter().filter(|s| s.at.has(index)).collect();
         if mine.is_empty() {
             return Ok(());
@@ -175,13 +182,28 @@ impl Repository {
         Ok(())
     }
 
-    /// Commits a snapshot in one log, together with the segments of its last packs.
+    /// Commits a snapshot in one log, together with the segments of its last packs, and writes a checkpoint if one is due.
     #[allow(clippy::too_many_arguments)]
     pub async fn commit(
         &self,
         index: usize,
         snapshot_id: Hash,
         object: Hash,
+        partial: bool,
+        replaces: &[Hash],
+        segments: &[SentSegment],
+        reliance: &Reliance,
+    ) -> Result<(), WriteFault> {
+        self.commit_alone(index, (snapshot_id, object), partial, replaces, segments, reliance).await?;
+        self.checkpoint(index).await;
+        Ok(())
+    }
+
+    /// Commits the snapshot of this id and object, and leaves the checkpoint to the caller.
+    pub async fn commit_alone(
+        &self,
+        index: usize,
+        (snapshot_id, object): (Hash, Hash),
         partial: bool,
         replaces: &[Hash],
         segments: &[SentSegment],
@@ -239,7 +261,6 @@ impl Repository {
         self.mark(index, &log.state);
         match appended {
             Ok(()) => {
-                log.checkpoint_if_due().await;
                 self.remember(&log);
                 Ok(())
             }
@@ -247,6 +268,14 @@ impl Repository {
                 Some(why) => WriteFault::LostCover(why),
                 None => WriteFault::Repository(e),
             }),
+        }
+    }
+
+    /// Writes a checkpoint of one log where one is due. Nothing depends on it: what it spares is reading slots one by one.
+    pub async fn checkpoint(&self, index: usize) {
+        if let Some(mut log) = self.log(index).await {
+            log.checkpoint_if_due().await;
+            self.remember(&log);
         }
     }
 

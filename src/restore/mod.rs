@@ -182,7 +182,7 @@ pub async fn run(
     let files = FILES_MAX.min(raise_open_files() / 4).max(16) as usize;
     let done = windows(&work, Walk::new(repository, &choice, tally.clone(), stop, (files, links_memory), parts)).await;
     // What was met is recorded however it ended.
-    let notes = if settings.dry_run { met(repository) } else { repository.record_distrust().await };
+    let notes = if settings.dry_run { met(repository) } else { repository.record_distrust(None).await };
     done?;
     let mut report = tally.finish();
     report.notes = notes;

@@ -18,6 +18,8 @@ const RESERVED: usize = (32 << 20) + (64 << 10);
 const LARGE: usize = 128 << 10;
 /// Bytes kept in idle buffers.
 const IDLE: usize = 16 << 20;
+/// Idle buffers kept: each is an address range of [`RESERVED`] bytes, which some systems count as taken (`vm.overcommit_memory` 2).
+const IDLE_MAX: usize = 16;
 
 static IDLE_BUFFERS: Idle = Idle(Mutex::new(Vec::new()));
 
@@ -56,7 +58,7 @@ impl Idle {
 
     fn put(&self, buffer: Buffer) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.iter().map(|buffer| buffer.filled).sum::<usize>() + buffer.filled <= IDLE {
+        if idle.len() < IDLE_MAX && idle.iter().map(|buffer| buffer.filled).sum::<usize>() + buffer.filled <= IDLE {
             idle.push(buffer);
         }
     }

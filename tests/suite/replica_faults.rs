@@ -361,7 +361,7 @@ async fn flipped(always: bool) -> (Stage, [u8; 32], tempfile::TempDir, Vec<Strin
     let repository = stage.open_at(stage.members_but(0, flips), set).await.expect("the logs are fine");
     let found = contents(&repository, id(&report)).await.expect("the others have it");
     assert!(found == files_below(source.path()));
-    let notes = repository.record_distrust().await;
+    let notes = repository.record_distrust(None).await;
     (stage, id(&report), source, notes)
 }
 
