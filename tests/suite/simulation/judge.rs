@@ -252,17 +252,22 @@ impl Judge {
 
     /// A client was told that its snapshot is safe at these stores.
     pub fn promised(&mut self, id: Hash, tag: &str, host: &str, at: &[&str], quorum: usize) {
+        self.committed(&id, at, quorum);
+        self.promises.insert(id, Promise { tag: tag.to_owned(), host: host.to_owned() });
+    }
+
+    /// A client was told that a snapshot is committed at these stores.
+    pub fn committed(&mut self, id: &Hash, at: &[&str], quorum: usize) {
         for store in at {
             let known = self.names.iter().position(|name| name == store);
             let log = &self.logs[known.expect("a store of this world")];
-            if !log.roots.contains_key(&id) && !log.forgotten.contains_key(&id) {
-                self.accuse(format!("{store} was said to hold {}, and its log does not", short(&id)));
+            if !log.roots.contains_key(id) && !log.forgotten.contains_key(id) {
+                self.accuse(format!("{store} was said to hold {}, and its log does not", short(id)));
             }
         }
         if at.len() < quorum {
-            self.accuse(format!("{} was said to be safe at {} stores of {quorum}", short(&id), at.len()));
+            self.accuse(format!("{} was said to be safe at {} stores of {quorum}", short(id), at.len()));
         }
-        self.promises.insert(id, Promise { tag: tag.to_owned(), host: host.to_owned() });
     }
 
     /// Whether a store's log distrusts an object: reads that went wrong are enough for that.

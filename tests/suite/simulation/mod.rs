@@ -49,12 +49,13 @@ fn every_seed_ends_well() {
     let played = seeds::many(number("HOLDFAST_FIRST_SEED").unwrap_or(0), number("HOLDFAST_SEEDS").unwrap_or(SEEDS), None, TOLD);
     let f = played.figures;
     println!(
-        "figure: simulation, seeds: {}, failed: {} ({} calls, {} commands ({} killed, {} frozen), {} snapshots promised, {} of them to be kept, {} years)",
+        "figure: simulation, seeds: {}, failed: {} ({} calls, {} commands ({} killed, {} asked to stop, {} frozen), {} snapshots promised, {} of them to be kept, {} years)",
         played.seeds,
         played.broken.len(),
         f.calls,
         f.commands,
         f.killed,
+        f.stopped,
         f.frozen,
         f.promises,
         f.required,

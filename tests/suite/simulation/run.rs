@@ -52,6 +52,8 @@ pub struct Figures {
     pub commands: u64,
     /// Those that were ended in the middle.
     pub killed: u64,
+    /// Those that were asked to stop.
+    pub stopped: u64,
     /// Times that somebody stood still for weeks.
     pub frozen: u64,
     /// Seconds that passed in the world.
@@ -107,6 +109,8 @@ impl Scene {
             retries: dice.pick(&[0, 1, 5]),
             publish_bytes: dice.pick(&[4 << 10, 1 << 30]),
             partials: dice.below(8) == 0,
+            // Drawn beside the others, which stay what they were.
+            stops: Dice::new(!seed).below(3) == 0,
             bug,
         };
         // Files on disk are slow: only some remember.
@@ -231,6 +235,7 @@ impl Scene {
         let process = self.running.get_mut(&client).expect("it runs");
         if let Some(said) = process.go(&self.world) {
             self.running.remove(&client);
+            self.figures.stopped += lock(&self.world).turns[client].stopped.min(1);
             lock(&self.world).tell(|| format!("{client} ends: {said}"), said.as_bytes());
         }
     }

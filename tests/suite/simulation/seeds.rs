@@ -67,6 +67,7 @@ impl Figures {
         self.commands += other.commands;
         self.killed += other.killed;
         self.frozen += other.frozen;
+        self.stopped += other.stopped;
         self.seconds += other.seconds;
     }
 }

@@ -6,6 +6,7 @@ use std::task::Waker;
 
 use bytes::Bytes;
 use holdfast::clock::Time;
+use holdfast::progress::Stop;
 use holdfast::store::error::StoreErrorKind;
 use holdfast::store::meter::Operation;
 use holdfast::store::name::ObjectName;
@@ -71,6 +72,10 @@ pub struct Turn {
     pub sent: BTreeMap<(usize, [u8; 32]), Vec<u64>>,
     /// The stores that something went wrong with for it in this process.
     pub troubled: BTreeSet<usize>,
+    /// When it is asked to stop: before so many more calls.
+    pub stop: Option<(u64, Stop)>,
+    /// Times that it was.
+    pub stopped: u64,
     /// Calls that wait for a turn.
     pub waiting: Vec<Waker>,
     /// The process itself.
@@ -149,6 +154,7 @@ impl World {
     pub fn fate(&mut self, client: usize, at: usize, operation: Operation, name: &str) -> Fate {
         self.step += 1;
         self.now = self.now.plus(std::time::Duration::from_millis(3));
+        self.stop(client);
         let (state, turn) = (self.states[at], &self.turns[client]);
         let fate = if turn.free {
             Fate::Serve
@@ -168,6 +174,20 @@ impl World {
         let mark = [&[client as u8, at as u8, operation as u8], name.as_bytes()].concat();
         self.tell(|| format!("{client} {store} {operation:?} {name} {}", told(fate)), &mark);
         fate
+    }
+
+    /// One call less until a client is asked to stop.
+    fn stop(&mut self, client: usize) {
+        let turn = &mut self.turns[client];
+        match turn.stop.take() {
+            Some((0, stop)) => {
+                turn.stopped += 1;
+                stop.request();
+                self.tell(|| format!("{client} is asked to stop"), b"stop");
+            }
+            Some((calls, stop)) => turn.stop = Some((calls - 1, stop)),
+            None => {}
+        }
     }
 
     /// Carries a put out. The sender: the client, and how far it knew each log when it sent it; none when it arrives late.
