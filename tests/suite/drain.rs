@@ -158,6 +158,37 @@ async fn one_of_two_hangs() {
     far.goes_on(&["slow", "fast"]);
 }
 
+/// One store hangs, and the other one is not fast: it takes what was read by then in the time that is given, since that is sent at
+/// once, and not when the first one is given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_hangs_beside_a_slow_one() {
+    let far = Far::new(false, "").await;
+    let address = far.server.endpoint().trim_start_matches("http://").parse().expect("an address");
+    let near = Proxy::start(address, None).await;
+    let config = far.desk.read("holdfast.toml");
+    let url = format!("s3://bucket/near?endpoint={}&region={REGION}", near.url());
+    let second = format!("[[store]]\nname = \"near\"\nurl = \"{url}\"\n[[store]]\nname = \"slow\"");
+    far.desk.write("holdfast.toml", &config.replacen("[[store]]\nname = \"slow\"", &second, 1));
+    far.plant(80);
+    far.expect(0, &["init"]);
+    near.take();
+    far.proxy.inject(Rule::new(Fault::StallBefore).skip(40));
+    let child = far.start(&["--json", "backup", "src"]);
+    until("packs at the store near by", || near.count("HEAD", "/data/") >= 5);
+    // By now the budget is full of what the other one does not take.
+    std::thread::sleep(Duration::from_secs(3));
+    near.bandwidth(Some(2 << 20));
+    let summary = stop(child, 143, GIVEN).summary();
+    assert_eq!(summary["partial"], true, "{summary}");
+    let at = |name: &str| summary["replicas"].as_array().and_then(|all| all.iter().find(|r| r["name"] == name)).cloned();
+    assert_eq!(at("near").expect("there")["committed"], true, "{summary}");
+    near.bandwidth(None);
+    far.proxy.behave();
+    let (partial, whole) = (far.restored("near"), files(&far.desk.at("src")));
+    assert!(!partial.is_empty() && partial.iter().all(|(name, bytes)| whole[name] == *bytes));
+    far.goes_on(&["slow", "near"]);
+}
+
 /// The only store hangs: nothing can be committed, it is said, and nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_only_store_hangs() {
