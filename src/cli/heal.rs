@@ -150,7 +150,7 @@ pub fn summary(report: &HealReport, begun: &[String]) -> serde_json::Value {
         "replicas": report.replicas.iter().map(|r| json!({
             "name": r.name, "new": begun.contains(&r.name), "snapshots_lacked": r.lacked, "snapshots_healed": r.snapshots,
             "bytes_needed": r.needed, "packs_copied": r.packs_copied, "packs_made": r.packs_made, "bytes_sent": r.bytes_sent,
-            "keys": r.keys, "objects_replaced": r.replaced, "behind": r.behind,
+            "keys": r.keys, "objects_replaced": r.replaced, "sources": r.sources, "behind": r.behind,
         })).collect::<Vec<_>>(),
         "lost": report.lost.iter().map(|(id, replica, why)| json!({
             "snapshot_id": hex::encode(id), "replica": replica, "message": why,
@@ -163,7 +163,7 @@ pub fn print(context: &Context, report: &HealReport) {
     let words =
         ["replica", "lacked", "healed", "packs copied", "packs made", if report.dry_run { "to copy" } else { "sent" }, "state"];
     let row = |r: &ReplicaHealed| {
-        let state = match (&r.behind, r.lacked + r.needed, report.dry_run) {
+        let state = match (&r.behind, r.lacked + r.needed + r.replaced + r.keys, report.dry_run) {
             (Some(_), ..) => "behind",
             (None, 0, _) => "complete",
             (None, _, true) => "would be healed",
@@ -180,6 +180,12 @@ pub fn print(context: &Context, report: &HealReport) {
     table(&rows, &[1, 2, 3, 4, 5]).iter().for_each(|line| {
         context.output.line(line);
     });
+    for (replica, from, bytes) in
+        report.replicas.iter().flat_map(|r| r.sources.iter().map(|(from, bytes)| (&r.name, from, bytes)))
+    {
+        let (replica, from) = (name(replica.as_bytes()), name(from.as_bytes()));
+        context.output.line(format_args!("{replica} would get {} from {from}", size(*bytes)));
+    }
     let what = if report.dry_run { "dry run, nothing was written" } else { "done" };
     context.output.line(format_args!("{what} in {}", duration(report.duration)));
 }

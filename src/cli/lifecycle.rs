@@ -1,6 +1,6 @@
 //! `holdfast lifecycle`: what the configuration says is to become of a repository, in safe order: heal, forget, prune, verify.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -13,6 +13,7 @@ use crate::cli::run::Ended;
 use crate::cli::{figures, forget, heal, prune, verify};
 use crate::clock::Env;
 use crate::config::Settings;
+use crate::lifecycle::prune::PruneSettings;
 use crate::lifecycle::rotation::{self, Due, NOTE_ROTATION};
 use crate::repository::error::Fault;
 use crate::repository::keyring::Unlock;
@@ -92,7 +93,7 @@ pub async fn steps(
         steps.report("heal", heal::summary(&report, &begun), outcome, || heal::print(context, &report));
     }
 
-    let mut forgotten = false;
+    let (mut forgotten, mut going) = (false, BTreeSet::new());
     if steps.go_on() {
         steps.begin("forget");
         match forget::configured(context, settings, arguments.confirm) {
@@ -102,11 +103,8 @@ pub async fn steps(
             }
             Some(what) => {
                 let done = forget::step(context, &repository, &what, dry_run).await;
-                let done = done.map_err(|e| match e.fault {
-                    Fault::Refused => Failure { message: format!("{}; --confirm allows it once", e.message), ..e },
-                    _ => e,
-                });
                 if let Some(report) = steps.done("forget", done) {
+                    going.clone_from(&report.forgotten);
                     let outcome = forget::outcome(context, &report, &what);
                     forgotten = matches!(outcome.code(), 0 | 4 | 14);
                     let over = report.over_limit.clone();
@@ -115,10 +113,7 @@ pub async fn steps(
                     });
                     if let Some(why) = over {
                         forgotten = false;
-                        steps.fail(
-                            "forget",
-                            &Failure::new(Fault::Refused, format!("{why}: it would be refused without --confirm")),
-                        );
+                        steps.fail("forget", &Failure::new(Fault::Refused, format!("{why}: it would be refused")));
                     }
                 }
             }
@@ -130,9 +125,10 @@ pub async fn steps(
         match forgotten {
             false => steps.skip("prune", "what is to stay was not settled: nothing is pruned"),
             true => {
-                let done =
-                    prune::step(context, &repository, &prune::how(settings, &PruneArguments { dry_run, ..Default::default() }))
-                        .await;
+                // What a dry run does not forget counts as forgotten for the next step.
+                let forgotten = if dry_run { going } else { BTreeSet::new() };
+                let how = prune::how(settings, &PruneArguments { dry_run, ..Default::default() });
+                let done = prune::step(context, &repository, &PruneSettings { forgotten, ..how }).await;
                 if let Some(report) = steps.done("prune", done) {
                     let outcome = match prune::denied(&report).filter(|_| steps.forgiving) {
                         Some(why) => {

@@ -1,5 +1,7 @@
 //! `holdfast prune`: what no snapshot needs any more, taken out of each replica.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -39,6 +41,7 @@ pub fn how(settings: &Settings, arguments: &PruneArguments) -> PruneSettings {
     limits.max_repack = arguments.max_repack_size.map(|size| size.0).or(limits.max_repack);
     PruneSettings {
         dry_run: arguments.dry_run,
+        forgotten: BTreeSet::new(),
         limits,
         mercy: arguments.mercy.map_or(settings.prune.mercy, |span| span.0),
         memory: settings.memory,

@@ -233,7 +233,7 @@ async fn plan(
 /// Why so many of so many snapshots must not go at once.
 fn over_limit(rules: &Rules, going: usize, judged: usize) -> Option<String> {
     let percent = rules.limit_percent.filter(|percent| going * 100 > judged * usize::from(*percent))?;
-    Some(format!("{going} of {judged} snapshots would go, more than the {percent} % that may go at once"))
+    Some(format!("{going} of {judged} snapshots would go, more than the {percent} % that may go at once without --confirm"))
 }
 
 /// All snapshots by host and paths; those with one of these ids go.

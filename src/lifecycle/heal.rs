@@ -95,6 +95,8 @@ pub struct ReplicaHealed {
     pub packs_made: u64,
     /// Bytes of both.
     pub bytes_sent: u64,
+    /// Where they would be read: bytes by replica. A dry run says it; else what is read first depends on who answers.
+    pub sources: BTreeMap<String, u64>,
     /// Key objects it got.
     pub keys: u64,
     /// Index segments and snapshots' objects that were damaged or missing there, and that others stand for now.
@@ -179,6 +181,7 @@ pub async fn run(
         healed: BTreeMap::new(),
         needed: BTreeMap::new(),
         keys: BTreeMap::new(),
+        sources: BTreeMap::new(),
         damaged_keys: BTreeMap::new(),
         objects: BTreeMap::new(),
     };
@@ -186,9 +189,9 @@ pub async fn run(
         return Ok(healing.report);
     }
     let lacked = healing.lacked().await;
-    if settings.extent == Extent::Everything && !settings.dry_run {
+    if settings.extent == Extent::Everything {
         healing.objects().await?;
-        for KeysCopied { target, copied, damaged } in repository.copy_keys(healing.targets).await {
+        for KeysCopied { target, copied, damaged } in repository.copy_keys(healing.targets, settings.dry_run).await {
             healing.damaged_keys.extend(damaged.into_iter().next().map(|why| (target, why)));
             match copied {
                 Ok(count) => drop(healing.keys.insert(target, count)),
@@ -228,6 +231,8 @@ struct Healing<'r> {
     /// Key objects copied, by target.
     keys: BTreeMap<usize, u64>,
     /// A key object that is damaged, by target.
+    /// Where a dry run would read what each target lacks: bytes by replica.
+    sources: BTreeMap<usize, BTreeMap<String, u64>>,
     damaged_keys: BTreeMap<usize, String>,
     /// Segments and snapshots' objects that were replaced, by target.
     objects: BTreeMap<usize, Replaced>,
@@ -236,7 +241,7 @@ struct Healing<'r> {
 impl Healing<'_> {
     /// Replaces what logs stand on besides packs, where that is damaged.
     async fn objects(&mut self) -> Result<(), HealError> {
-        for (i, replaced) in heal_objects::run(self.repository, self.targets, self.stop).await? {
+        for (i, replaced) in heal_objects::run(self.repository, self.targets, self.settings.dry_run, self.stop).await? {
             match replaced {
                 Ok(replaced) => drop(self.objects.insert(i, replaced)),
                 Err(e) => self.transfer.leave(i, e.fault, told(&e)),
@@ -359,7 +364,7 @@ impl Healing<'_> {
             }
         }
         if self.settings.dry_run {
-            return Ok(());
+            return self.foretell(&moves).await;
         }
         self.transfer.run(moves).await;
         let notes = self.repository.record_distrust(None).await;
@@ -387,6 +392,23 @@ impl Healing<'_> {
                     // What it stands on was condemned or distrusted meanwhile: looked at again in the next round.
                     Err(WriteFault::LostCover(_)) => self.transfer.fall_short(Mask::one(i)),
                     Err(WriteFault::Repository(e)) => self.transfer.leave(i, e.fault, told(&e)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes where what is to move would be read first.
+    async fn foretell(&mut self, moves: &[Move]) -> Result<(), HealError> {
+        let index = self.repository.index().await?;
+        let chunks = index.read().expect("no panic while the index is locked");
+        for one in moves {
+            let order = self.repository.set.reading_order(chunks.pack(one.pack).usable());
+            let Some(source) = order.first() else { continue };
+            for wanted in &one.frames {
+                for target in wanted.to.indices() {
+                    let bytes = self.sources.entry(target).or_default().entry(source.name.clone()).or_default();
+                    *bytes += u64::from(wanted.spot.1);
                 }
             }
         }
@@ -447,7 +469,7 @@ impl Healing<'_> {
                 (moved.got[i], moved.out.get(&i).cloned())
             };
             let objects = self.objects.remove(&i).unwrap_or_default();
-            self.report.notes.extend(objects.told(&replica.name));
+            self.report.notes.extend(objects.told(&replica.name, self.settings.dry_run));
             let mut healed = ReplicaHealed {
                 name: replica.name.clone(),
                 lacked: lacked.get(&i).copied().unwrap_or(0),
@@ -462,8 +484,10 @@ impl Healing<'_> {
             };
             let left = left.get(&i).copied().unwrap_or(0);
             let lost = self.report.lost.iter().any(|(_, name, _)| *name == replica.name);
+            healed.sources = self.sources.remove(&i).unwrap_or_default();
             if self.settings.dry_run && self.targets.has(i) && !lost {
-                // It would be healed.
+                // It would be healed, but for what has no other place.
+                (healed.fault, healed.behind) = (objects.left.as_ref().map(|_| Fault::Integrity), objects.left);
             } else if let Some((fault, why)) = out.or_else(|| repository.fault(i)) {
                 (healed.behind, healed.fault) = (Some(why), Some(fault));
             } else if left > 0 {
@@ -474,6 +498,8 @@ impl Healing<'_> {
             } else if self.targets.has(i) && self.transfer.moved().short.has(i) {
                 healed.behind = Some("something that was found damaged has no other place yet".into());
                 healed.fault = Some(Fault::Integrity);
+            } else if let Some((_, _, why)) = self.report.lost.iter().find(|(_, name, _)| *name == replica.name) {
+                (healed.behind, healed.fault) = (Some(format!("a snapshot is not whole there: {why}")), Some(Fault::Integrity));
             } else if let Some(why) = self.damaged_keys.remove(&i).or(objects.left) {
                 (healed.behind, healed.fault) = (Some(why), Some(Fault::Integrity));
             }

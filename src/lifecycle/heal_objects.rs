@@ -36,10 +36,15 @@ pub struct Replaced {
 }
 
 impl Replaced {
-    /// What was done at the store of this name, if anything.
-    pub fn told(&self, name: &str) -> Option<String> {
+    /// What was done at the store of this name, or would be, if anything.
+    pub fn told(&self, name: &str, dry_run: bool) -> Option<String> {
         let (segments, snapshots, lifted) = (self.segments, self.snapshots, self.lifted);
         (segments + snapshots + lifted > 0).then(|| {
+            if dry_run {
+                return format!(
+                    "store {name}: {segments} index segments and {snapshots} snapshots' objects, damaged or missing there, would be replaced"
+                );
+            }
             format!(
                 "store {name}: replaced what was damaged or missing: {segments} index segments, {snapshots} snapshots' objects; \
                  {lifted} packs were read back and are trusted again"
@@ -48,10 +53,12 @@ impl Replaced {
     }
 }
 
-/// Looks at those of `targets` where damage was found before, by what their logs say; the others cost no request.
+/// Looks at those of `targets` where damage was found before, by what their logs say; the others cost no request. A dry run counts
+/// what would come again, and writes nothing.
 pub async fn run(
     repository: &Repository,
     targets: Mask,
+    dry_run: bool,
     stop: &Stop,
 ) -> Result<BTreeMap<usize, Result<Replaced, RepositoryError>>, HealError> {
     let mut out = BTreeMap::new();
@@ -61,8 +68,8 @@ pub async fn run(
             _ => continue,
         };
         let mut done = Replaced::default();
-        let result = match segments(repository, target, &state, stop, &mut done).await {
-            Ok(()) => snapshots(repository, target, &state, stop, &mut done).await,
+        let result = match segments(repository, (target, dry_run), &state, stop, &mut done).await {
+            Ok(()) => snapshots(repository, (target, dry_run), &state, stop, &mut done).await,
             failed => failed,
         };
         match result {
@@ -76,7 +83,7 @@ pub async fn run(
 
 async fn segments(
     repository: &Repository,
-    target: usize,
+    (target, dry_run): (usize, bool),
     state: &State,
     stop: &Stop,
     done: &mut Replaced,
@@ -96,6 +103,10 @@ async fn segments(
             done.left = Some(format!("index segment {short} {why}: run `holdfast repair index {name}`"));
             continue;
         };
+        if dry_run {
+            done.segments += 1;
+            continue;
+        }
         let mut entries = segment.packs;
         entries.retain(|pack| pack.name().is_ok_and(|pack_name| !state.is_condemned(pack.kind().into(), &pack_name)));
         let packs: Vec<StoredPack> = entries
@@ -137,7 +148,7 @@ async fn trusted(repository: &Repository, target: usize, packs: Vec<StoredPack>,
 
 async fn snapshots(
     repository: &Repository,
-    target: usize,
+    (target, dry_run): (usize, bool),
     state: &State,
     stop: &Stop,
     done: &mut Replaced,
@@ -157,6 +168,10 @@ async fn snapshots(
             done.left = Some(format!("the object of snapshot {short} is damaged or missing wherever it lies"));
             continue;
         };
+        if dry_run {
+            done.snapshots += 1;
+            continue;
+        }
         let name = place(repository, target, &object).await?;
         // Each record that was written since may have brought news of other logs.
         if repository.forgotten_ids().await.contains(&live.id) {

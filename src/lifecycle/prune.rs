@@ -8,9 +8,10 @@
 //! Never pruned: keys (a key slot in use is in no record), checkpoints (old ones help to repair a log), the log itself, and in
 //! an epoch that a repair began, lists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::format::Hash;
 use crate::lifecycle::delete::Deleted;
 use crate::lifecycle::heal::told;
 use crate::lifecycle::prune_plan::{Limits, MaxUnused};
@@ -25,6 +26,8 @@ use crate::store::meter::{MeterFigures, Operation};
 pub struct PruneSettings {
     /// Say what would be done; write nothing.
     pub dry_run: bool,
+    /// Snapshots that count as forgotten already; for a dry run alone, else nothing that a log does not say counts.
+    pub forgotten: BTreeSet<Hash>,
     /// What of the waste may stay, and how much is moved at most.
     pub limits: Limits,
     /// How long what was written, or condemned, is spared, by the store's clock.
@@ -48,6 +51,7 @@ impl Default for PruneSettings {
     fn default() -> PruneSettings {
         PruneSettings {
             dry_run: false,
+            forgotten: BTreeSet::new(),
             limits: Limits { max_unused: MaxUnused::Percent(5.0), max_repack: None },
             mercy: MERCY,
             memory: 128 << 20,

@@ -94,7 +94,7 @@ impl<'r> Site<'r> {
     /// From the top: what is live and listed already stays so.
     async fn attempt(&mut self, live: &mut Live<'r>, inventory: &mut Option<Inventory>) -> Result<(), PruneError> {
         self.going_on()?;
-        let (mut footing, _) = self.repository.stand(self.replica).await?;
+        let mut footing = self.stand().await?;
         let seen = match inventory {
             Some(seen) => seen,
             None => inventory.insert(Inventory::take(self.repository, self.replica, footing.epoch, self.stop).await?),
@@ -104,7 +104,7 @@ impl<'r> Site<'r> {
         live.extend(&self.roots(&footing, seen)).await?;
         damage |= self.distrust(Vec::new()).await?;
         if damage {
-            (footing, _) = self.repository.stand(self.replica).await?;
+            footing = self.stand().await?;
             live.extend(&self.roots(&footing, seen)).await?;
         }
         let work = self.work(&mut footing, seen).await?;
@@ -114,6 +114,15 @@ impl<'r> Site<'r> {
         }
         self.carry_out(&work, &footing, seen).await?;
         self.clear(seen).await
+    }
+
+    /// What the log says now; in a dry run without what is to count as forgotten.
+    async fn stand(&self) -> Result<Footing, PruneError> {
+        let (mut footing, _) = self.repository.stand(self.replica).await?;
+        if self.settings.dry_run {
+            footing.snapshots.retain(|id, _| !self.settings.forgotten.contains(id));
+        }
+        Ok(footing)
     }
 
     fn going_on(&self) -> Result<(), PruneError> {

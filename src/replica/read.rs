@@ -42,8 +42,8 @@ impl std::fmt::Display for ReadFault {
 /// What a read met before it succeeded, or instead: replica index and fault.
 pub type Met = Vec<(usize, ReadFault)>;
 
-/// Reads an object from one replica. Bytes that `accept` refuses are asked for a second time (a damaged transfer is
-/// not a damaged object) before they count as damage.
+/// Reads an object from one replica. Bytes that `accept` refuses, or that do not have the sum that the provider keeps of them, are
+/// asked for a second time (a damaged transfer is not a damaged object) before they count as damage.
 pub async fn read_one<T>(
     replica: &Replica,
     name: &ObjectName,
@@ -52,10 +52,13 @@ pub async fn read_one<T>(
 ) -> Result<T, ReadFault> {
     let mut refused = String::new();
     for _ in 0..2 {
-        let bytes = replica.store.get(name, range.clone()).await.map_err(ReadFault::Store)?;
-        match accept(bytes).await {
-            Ok(value) => return Ok(value),
-            Err(why) => refused = why,
+        match replica.store.get(name, range.clone()).await {
+            Ok(bytes) => match accept(bytes).await {
+                Ok(value) => return Ok(value),
+                Err(why) => refused = why,
+            },
+            Err(e) if e.kind == StoreErrorKind::Corrupt => refused = ReadFault::Store(e).to_string(),
+            Err(e) => return Err(ReadFault::Store(e)),
         }
     }
     Err(ReadFault::Damaged(format!("store {}: {name} is damaged: {refused}", replica.name)))

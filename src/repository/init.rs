@@ -295,7 +295,7 @@ impl Repository {
                 refuse_foreign(replica).await?;
             }
             // Before the descriptor: whoever finds that must find the keys.
-            self.copy_keys(Mask::one(index)).await.into_iter().try_for_each(|one| one.copied.map(drop))?;
+            self.copy_keys(Mask::one(index), false).await.into_iter().try_for_each(|one| one.copied.map(drop))?;
             let revoked = self.revoked().await;
             complete(&self.env, &self.set, self.readable(), replica, &self.keyring, &stored, self.descriptor(), &revoked).await
         };

@@ -161,8 +161,8 @@ impl Repository {
     }
 
     /// Brings the key slots and generation secrets of this repository that were not withdrawn to the replicas of `to` that
-    /// lack them, and looks at those that they have.
-    pub async fn copy_keys(&self, to: Mask) -> Vec<KeysCopied> {
+    /// lack them, and looks at those that they have. A dry run counts what would be copied.
+    pub async fn copy_keys(&self, to: Mask, dry_run: bool) -> Vec<KeysCopied> {
         let revoked = self.revoked().await;
         let mut held: BTreeMap<Hash, Mask> = BTreeMap::new();
         let fresh = |target| KeysCopied { target, copied: Ok(0), damaged: Vec::new() };
@@ -200,6 +200,10 @@ impl Repository {
             let (Some(stored), _) = read_any(&self.set, at.and(self.readable()), &name, None, ours).await else { continue };
             for one in out.iter_mut().filter(|one| !at.has(one.target)) {
                 if let Ok(count) = &mut one.copied {
+                    if dry_run {
+                        *count += 1;
+                        continue;
+                    }
                     match put_proven(&self.set.replicas[one.target], &name, &stored).await {
                         Ok(_) => *count += 1,
                         Err(e) => one.copied = Err(e.into()),

@@ -427,6 +427,9 @@ async fn a_dry_run_writes_nothing() {
         report.replicas[2].needed > 400_000 && report.replicas[2].lacked == 2 && report.replicas[2].behind.is_none(),
         "{report:?}"
     );
+    let sources = &report.replicas[2].sources;
+    assert_eq!(sources.values().sum::<u64>(), report.replicas[2].needed, "{report:?}");
+    assert!(sources.keys().all(|name| name == "a" || name == "b"), "{report:?}");
     for store in &notes {
         let bill = store.take();
         assert_eq!(bill.iter().filter(|r| matches!(r.operation, Operation::Put | Operation::Delete)).count(), 0);

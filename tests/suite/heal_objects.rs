@@ -100,6 +100,10 @@ async fn segments_of_one_replica() {
     for at in 0..3 {
         before.push(objects(stage, at).await);
     }
+    let dry = HealSettings { dry_run: true, ..HealSettings::default() };
+    let planned = run_heal(&stage.open().await, &dry, &Progress::default(), &Stop::default()).await.expect("a plan");
+    assert_eq!(planned.replicas[2].replaced, 3, "{planned:?}");
+    assert!(objects(stage, 2).await == before[2], "a dry run writes nothing");
     let (notes, members) = recorded(stage);
     let report = healed(&stage.open_at(members, ReplicaSettings::default()).await.expect("it opens")).await;
     let c = &report.replicas[2];

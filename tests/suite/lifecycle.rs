@@ -263,7 +263,9 @@ fn an_empty_store_becomes_a_replica_and_one_that_is_away_costs_only_itself() {
 
 #[test]
 fn a_dry_run_writes_nothing() {
-    let desk = Desk::new("[retention]\nkeep_last = 1\n[lifecycle]\nforget_limit = \"100%\"\n");
+    let desk = Desk::new(
+        "[retention]\nkeep_last = 1\n[lifecycle]\nforget_limit = \"100%\"\n[prune]\nmercy = \"0 s\"\nmax_unused = \"0 B\"\n",
+    );
     for day in 0..3 {
         desk.grow("a", 1000 + day as usize);
         desk.backup(FIRST + day);
@@ -275,6 +277,9 @@ fn a_dry_run_writes_nothing() {
     // The empty store is no replica yet, and is named.
     assert_eq!((code, &summary["dry_run"]), (4, &true.into()), "{summary:#}");
     assert_eq!(summary["forget"][0]["remove"].as_array().map(Vec::len), Some(2), "{summary:#}");
+    // What it would forget counts as forgotten when it looks at what would be pruned.
+    let dropped = |n: usize| summary["prune"]["replicas"][n]["packs_dropped"]["objects"].as_u64();
+    assert!(dropped(0) >= Some(2) && dropped(1) >= Some(2), "{summary:#}");
     assert_eq!(summary["slices"][0]["count"], 1);
     assert_eq!(files_below(&desk.at("stores")), before);
     assert!(Path::new(&desk.at("stores/three")).is_dir());

@@ -1,6 +1,7 @@
 //! The suite: one binary, one module per subject. `tests/architecture.rs` fails when a file here is not listed.
 #![allow(clippy::disallowed_methods, reason = "the suite drives real processes, clocks and file systems")]
 
+mod bucket_damage;
 mod commands;
 mod configuration;
 mod cost;
