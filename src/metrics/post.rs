@@ -82,6 +82,21 @@ impl Patience {
 
 /// Posts `body`. The error says which host, and why not.
 pub async fn post(env: &Env, to: &Address, kind: &'static str, body: &str, patience: Patience) -> Result<(), String> {
+    let ask = |client: &reqwest::Client| client.post(to.0.clone()).header("content-type", kind).body(body.to_owned());
+    asked(env, to, ask, patience).await
+}
+
+/// Deletes what is at an address. The error says which host, and why not.
+pub async fn delete(env: &Env, to: &Address, patience: Patience) -> Result<(), String> {
+    asked(env, to, |client| client.delete(to.0.clone()), patience).await
+}
+
+async fn asked(
+    env: &Env,
+    to: &Address,
+    ask: impl Fn(&reqwest::Client) -> reqwest::RequestBuilder,
+    patience: Patience,
+) -> Result<(), String> {
     let client = reqwest::Client::builder()
         .connect_timeout(patience.timeout)
         .redirect(reqwest::redirect::Policy::none())
@@ -91,7 +106,7 @@ pub async fn post(env: &Env, to: &Address, kind: &'static str, body: &str, patie
         .map_err(|e| format!("preparing connections: {}", e.without_url()))?;
     let mut pause = patience.pause;
     for attempt in 1.. {
-        let sent = env.timeout(patience.timeout, once(&client, to, kind, body)).await;
+        let sent = env.timeout(patience.timeout, once(ask(&client))).await;
         let (why, may_help) = match sent {
             Some(Ok(())) => return Ok(()),
             Some(Err(refused)) => refused,
@@ -107,8 +122,7 @@ pub async fn post(env: &Env, to: &Address, kind: &'static str, body: &str, patie
 }
 
 /// One attempt; the error with whether another one may help.
-async fn once(client: &reqwest::Client, to: &Address, kind: &'static str, body: &str) -> Result<(), (String, bool)> {
-    let request = client.post(to.0.clone()).header("content-type", kind).body(body.to_owned());
+async fn once(request: reqwest::RequestBuilder) -> Result<(), (String, bool)> {
     let mut answer = request.send().await.map_err(|e| (told(e), true))?;
     let status = answer.status();
     if status.is_success() {
@@ -148,8 +162,8 @@ mod tests {
         let address = Address::parse("https://user:hunter2@hc.example:8443/ping/1b2c?x=y").expect("an address");
         let longer = address.below(&["start"]).with("rid", "7 8");
         assert_eq!(longer.0.as_str(), "https://user:hunter2@hc.example:8443/ping/1b2c/start?x=y&rid=7+8");
-        let job = Address::parse("http://gate:9091").expect("an address").below(&["metrics", "job", "a/ü"]);
-        assert_eq!(job.0.as_str(), "http://gate:9091/metrics/job/a%2F%C3%BC");
+        let job = Address::parse("http://gate:9091").expect("an address").below(&["metrics", "job", "a ü"]);
+        assert_eq!(job.0.as_str(), "http://gate:9091/metrics/job/a%20%C3%BC");
         for shown in [format!("{longer:?}"), longer.to_string()] {
             assert!(
                 shown.contains("https://hc.example:8443") && !shown.contains("hunter2") && !shown.contains("1b2c"),

@@ -1,9 +1,13 @@
 //! Figures to a Pushgateway: one group for each job, named by job and repository only, since a gateway never forgets a group. What
-//! is not posted stays there as it was: a run that failed does not erase when the last one went well.
+//! is not posted stays there as it was: a run that failed does not erase when the last one went well. A run that could not learn
+//! which repository it has tells so in a group without one, and the next run that knows takes that away.
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE;
 
 use crate::clock::Env;
 use crate::metrics::figures::Figures;
-use crate::metrics::post::{Address, Patience, post};
+use crate::metrics::post::{Address, Patience, delete, post};
 
 /// The group of what belongs to no job.
 pub const NO_JOB: &str = "holdfast";
@@ -20,13 +24,46 @@ pub async fn push(env: &Env, to: &Address, repository: &str, figures: &Figures, 
         if group.iter().next().is_none() {
             continue;
         }
-        let mut address = to.below(&["metrics", "job", job]);
-        if !repository.is_empty() {
-            address = address.below(&["repository", repository]);
+        let unknown = labelled(&to.below(&["metrics"]), "job", job);
+        let (address, told) = match repository {
+            "" => (unknown, None),
+            known => (labelled(&unknown, "repository", known), Some(unknown)),
+        };
+        let mut done = post(env, &address, TEXT, &group.encode(), patience).await;
+        if let (Ok(()), Some(unknown)) = (&done, told) {
+            done = delete(env, &unknown, patience).await;
         }
-        if let Err(why) = post(env, &address, TEXT, &group.encode(), patience).await {
+        if let Err(why) = done {
             problems.push(format!("pushing the figures of {job:?} to {why}"));
         }
     }
     problems
+}
+
+/// The address of a group with one more label. What no segment of a path can hold is told in base64 (Pushgateway, README, "URL").
+fn labelled(group: &Address, label: &str, value: &str) -> Address {
+    match value.contains('/') || matches!(value, "." | "..") {
+        true => group.below(&[&format!("{label}@base64"), &BASE64_URL_SAFE.encode(value)]),
+        false => group.below(&[label, value]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, labelled};
+
+    #[test]
+    fn any_name_of_a_job_is_a_group() {
+        let gate = Address::parse("http://gate:9091/metrics").expect("an address");
+        for (job, path) in [
+            ("daily", "job/daily"),
+            ("a b", "job/a%20b"),
+            ("a/b", "job@base64/YS9i"),
+            ("..", "job@base64/Li4="),
+            ("ü", "job/%C3%BC"),
+        ] {
+            let expected = Address::parse(&format!("http://gate:9091/metrics/{path}")).expect("an address");
+            assert_eq!(labelled(&gate, "job", job), expected, "{job}");
+        }
+    }
 }

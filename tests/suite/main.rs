@@ -59,6 +59,7 @@ mod retention;
 mod round_trip;
 mod run_command;
 mod run_figures;
+mod scrape;
 mod seal_props;
 mod simulation;
 mod source_tree;
