@@ -40,7 +40,7 @@ pub async fn push(env: &Env, to: &Address, repository: &str, figures: &Figures, 
     problems
 }
 
-/// The address of a group with one more label. What no segment of a path can hold is told in base64 (Pushgateway, README, "URL").
+/// The address of a group with one more label. What is no segment of a path is told in base64 (Pushgateway, README, "URL").
 fn labelled(group: &Address, label: &str, value: &str) -> Address {
     match value.contains('/') || matches!(value, "." | "..") {
         true => group.below(&[&format!("{label}@base64"), &BASE64_URL_SAFE.encode(value)]),
