@@ -84,6 +84,8 @@ module "aws" {
   }) }
   token_file      = local.token_files.aws
   token_from      = local.token_from
+  principals      = var.aws.principals
+  pods            = var.aws.pods
   token_audiences = local.place == "aws" ? local.token_audiences : {}
   job             = var.schedule_aws
   config          = local.files
@@ -108,9 +110,12 @@ module "gcp" {
   federation        = { for name, one in merge(local.trusted, contains(["aws", "azure"], local.place) ? local.job : {}) : name => merge(one, { audience = startswith(name, "job-") ? local.audiences.gcp : "holdfast-${var.name}" }) }
   token_file        = local.token_files.gcp
   login             = local.login
-  job               = var.schedule_gcp
-  config            = local.files
-  labels            = var.tags
+  principals        = var.gcp.principals
+
+  kubernetes_service_accounts = var.gcp.kubernetes_service_accounts
+  job                         = var.schedule_gcp
+  config                      = local.files
+  labels                      = var.tags
 }
 
 module "azure" {
@@ -134,6 +139,7 @@ module "azure" {
   federation          = { for name, one in merge(local.trusted, contains(["aws", "gcp"], local.place) ? local.job : {}) : name => { issuer = one.issuer, subjects = one.subjects, role = one.role } }
   token_file          = local.token_files.azure
   token_from          = local.token_from
+  principals          = var.azure.principals
   managed_identity    = local.place == "azure"
   token_audiences     = local.place == "azure" ? local.token_audiences : {}
   job                 = var.schedule_azure
@@ -149,6 +155,7 @@ module "config" {
   prefer        = var.prefer
   host          = var.host
   jobs          = var.jobs
+  watch         = var.watch
   retention     = var.retention
   verify_within = var.verify_within
 }
@@ -163,6 +170,10 @@ resource "terraform_data" "sound" {
     precondition {
       condition     = length(local.places) <= 1
       error_message = "One scheduled job writes to all stores: set one of schedule_aws, schedule_gcp and schedule_azure."
+    }
+    precondition {
+      condition     = local.place == "" || length(var.jobs) > 0
+      error_message = "A scheduled job needs something to back up: name it in jobs."
     }
     precondition {
       condition     = local.place == "" || contains(local.names, local.place)

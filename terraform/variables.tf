@@ -21,6 +21,8 @@ variable "aws" {
     kms_key_arn        = optional(string)
     object_lock        = optional(object({ mode = string, days = number }))
     oidc_provider_arns = optional(map(string), {})
+    principals         = optional(map(list(string)), {})
+    pods               = optional(map(list(object({ cluster = string, namespace = string, service_account = string }))), {})
     token_issuer       = optional(string)
   })
   default = null
@@ -29,15 +31,17 @@ variable "aws" {
 variable "gcp" {
   description = "The store at Google Cloud; its fields are those of modules/gcp. Null: none."
   type = object({
-    project          = string
-    location         = string
-    bucket           = string
-    create_bucket    = optional(bool, true)
-    create_kms_key   = optional(bool, false)
-    kms_key          = optional(string)
-    undo             = optional(string, "versions")
-    retention_days   = optional(number, 30)
-    retention_locked = optional(bool, false)
+    project                     = string
+    location                    = string
+    bucket                      = string
+    create_bucket               = optional(bool, true)
+    create_kms_key              = optional(bool, false)
+    kms_key                     = optional(string)
+    undo                        = optional(string, "versions")
+    retention_days              = optional(number, 30)
+    retention_locked            = optional(bool, false)
+    principals                  = optional(map(list(string)), {})
+    kubernetes_service_accounts = optional(map(list(string)), {})
   })
   default = null
 }
@@ -57,13 +61,14 @@ variable "azure" {
     kms_identity_id     = optional(string)
     immutability_days   = optional(number, 0)
     immutability_locked = optional(bool, false)
+    principals          = optional(map(list(string)), {})
     token_application   = optional(string)
   })
   default = null
 }
 
 variable "old_versions_days" {
-  description = "How long deleted objects can be brought back, which costs their storage."
+  description = "How long deleted objects are kept for a copy of an earlier state, which costs their storage."
   type        = number
   default     = 30
 }
@@ -87,12 +92,30 @@ variable "host" {
 }
 
 variable "jobs" {
-  description = "What is backed up: paths by the job's name, and what to leave out."
+  description = "What is backed up, by the job's name: paths and what to leave out, or what a command prints (under the name of filename). every: how often it is meant to run, as \"1d\", for the alerts. ping: an address that is told of each run."
   type = map(object({
-    paths   = list(string)
-    exclude = optional(list(string), [])
-    tags    = optional(list(string), [])
+    paths    = optional(list(string))
+    command  = optional(list(string))
+    filename = optional(string)
+    exclude  = optional(list(string), [])
+    tags     = optional(list(string), [])
+    every    = optional(string)
+    ping     = optional(string)
   }))
+  default = {}
+  validation {
+    condition     = alltrue([for job in values(var.jobs) : (job.paths == null) != (job.command == null)])
+    error_message = "A job has either paths or a command."
+  }
+}
+
+variable "watch" {
+  description = "What lets somebody watch the runs: push, the address of a Pushgateway; ping, an address that is told of each run (/start, then nothing or /EXIT_CODE); log_format, text or json."
+  type = object({
+    push       = optional(string)
+    ping       = optional(string)
+    log_format = optional(string)
+  })
   default = {}
 }
 
@@ -119,14 +142,17 @@ variable "schedule_aws" {
     run_schedule       = optional(string, "cron(17 2 * * ? *)")
     lifecycle_schedule = optional(string, "cron(47 4 ? * SUN *)")
     timezone           = optional(string, "Etc/UTC")
+    enabled            = optional(bool, true)
     cpu                = optional(number, 1024)
     memory             = optional(number, 2048)
+    disk_gib           = optional(number, 21)
     tools_image        = optional(string, "public.ecr.aws/aws-cli/aws-cli:latest")
     volumes = optional(map(object({
       file_system_id  = string
       access_point_id = optional(string)
       path            = string
     })), {})
+    log_days = optional(number, 90)
   })
   default = null
 }
@@ -140,8 +166,10 @@ variable "schedule_gcp" {
     run_schedule       = optional(string, "17 2 * * *")
     lifecycle_schedule = optional(string, "47 4 * * 0")
     timezone           = optional(string, "Etc/UTC")
+    enabled            = optional(bool, true)
     cpu                = optional(string, "1")
     memory             = optional(string, "2Gi")
+    timeout            = optional(string, "86400s")
     volumes = optional(map(object({
       server = string
       export = string
@@ -163,6 +191,7 @@ variable "schedule_azure" {
     lifecycle_schedule = optional(string, "47 4 * * 0")
     cpu                = optional(number, 1)
     memory             = optional(string, "2Gi")
+    timeout_seconds    = optional(number, 79200)
     tools_image        = optional(string, "curlimages/curl:latest")
     volumes = optional(map(object({
       storage_name = string

@@ -168,6 +168,48 @@ run "job" {
   }
 }
 
+run "job_switched_off" {
+  module {
+    source = "./modules/aws"
+  }
+  variables {
+    config = { writer = { "holdfast.toml" = "w" }, pruner = { "holdfast.toml" = "p" } }
+    job = {
+      image           = "registry.example/holdfast@sha256:00"
+      password_secret = "arn:aws:secretsmanager:eu-west-3:111122223333:secret:holdfast"
+      subnets         = ["subnet-1"]
+      security_groups = ["sg-1"]
+      enabled         = false
+    }
+  }
+  assert {
+    condition     = [for role in ["writer", "pruner"] : aws_scheduler_schedule.job[role].state] == ["DISABLED", "DISABLED"]
+    error_message = "A schedule that is switched off starts nothing."
+  }
+}
+
+run "others" {
+  module {
+    source = "./modules/aws"
+  }
+  variables {
+    principals = { reader = ["arn:aws:iam::111122223333:role/restore"] }
+    pods       = { writer = [{ cluster = "main", namespace = "holdfast", service_account = "holdfast-writer" }] }
+  }
+  assert {
+    condition     = jsondecode(output.trust_policies["reader"]).Statement[0] == { Effect = "Allow", Principal = { AWS = "arn:aws:iam::111122223333:role/restore" }, Action = "sts:AssumeRole" }
+    error_message = "Whoever restores takes the reader's role."
+  }
+  assert {
+    condition     = jsondecode(output.trust_policies["writer"]).Statement[0].Principal.Service == "pods.eks.amazonaws.com" && jsondecode(output.trust_policies["writer"]).Statement[0].Condition.StringEquals == { "aws:SourceAccount" = "111122223333", "aws:RequestTag/eks-cluster-name" = "main", "aws:RequestTag/kubernetes-namespace" = "holdfast", "aws:RequestTag/kubernetes-service-account" = "holdfast-writer" }
+    error_message = "A pod takes the role by cluster, namespace and service account."
+  }
+  assert {
+    condition     = length(jsondecode(output.trust_policies["pruner"]).Statement) == 1
+    error_message = "Nobody else gets in."
+  }
+}
+
 run "existing_bucket" {
   module {
     source = "./modules/aws"

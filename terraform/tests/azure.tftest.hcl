@@ -112,3 +112,16 @@ run "job" {
     error_message = "Tokens for other clouds are fetched first; at its own it logs in as itself."
   }
 }
+
+run "others" {
+  module {
+    source = "./modules/azure"
+  }
+  variables {
+    principals = { reader = ["00000000-0000-0000-0000-0000000000aa"] }
+  }
+  assert {
+    condition     = one(values(azurerm_role_assignment.others)).principal_id == "00000000-0000-0000-0000-0000000000aa" && one(values(azurerm_role_assignment.others)).role_definition_id == azurerm_role_definition.this["reader"].role_definition_resource_id
+    error_message = "Whoever restores has the reader's rights."
+  }
+}

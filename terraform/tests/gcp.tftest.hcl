@@ -124,3 +124,23 @@ run "federation" {
     error_message = "The file tells how the token is exchanged."
   }
 }
+
+run "others" {
+  module {
+    source = "./modules/gcp"
+  }
+  variables {
+    location                    = "EU"
+    create_kms_key              = true
+    principals                  = { reader = ["group:restore@example.com"] }
+    kubernetes_service_accounts = { writer = ["holdfast/holdfast-writer"], pruner = ["holdfast/holdfast-pruner"] }
+  }
+  assert {
+    condition     = { for one in values(google_service_account_iam_member.others) : one.member => one.role } == { "group:restore@example.com" = "roles/iam.serviceAccountTokenCreator", "serviceAccount:project-1.svc.id.goog[holdfast/holdfast-writer]" = "roles/iam.workloadIdentityUser", "serviceAccount:project-1.svc.id.goog[holdfast/holdfast-pruner]" = "roles/iam.workloadIdentityUser" }
+    error_message = "People act as an account, and pods are linked to one."
+  }
+  assert {
+    condition     = google_kms_key_ring.bucket[0].location == "europe"
+    error_message = "Cloud KMS calls the multi-region EU europe."
+  }
+}

@@ -8,6 +8,22 @@ variables {
   aws = { account_id = "111122223333", region = "eu-west-3", bucket = "bucket" }
 }
 
+run "a_schedule_of_nothing" {
+  command = plan
+  variables {
+    schedule_aws = { image = "i", password_secret = "s", subnets = [], security_groups = [] }
+  }
+  expect_failures = [terraform_data.sound]
+}
+
+run "a_job_of_paths_and_a_command" {
+  command = plan
+  variables {
+    jobs = { both = { paths = ["/data"], command = ["pg_dump"] } }
+  }
+  expect_failures = [var.jobs]
+}
+
 run "nowhere" {
   command = plan
   module {

@@ -47,6 +47,20 @@ run "surroundings" {
   }
 }
 
+run "watched" {
+  variables {
+    jobs = {
+      home = { paths = ["data/home"], exclude = ["*.tmp"], tags = ["daily"], every = "1d", ping = "https://watch.example/home" }
+      shop = { command = ["pg_dump", "--format=custom", "shop"], filename = "shop.dump", every = "6h" }
+    }
+    watch = { push = "http://pushgateway.example:9091/", ping = "https://watch.example/run", log_format = "json" }
+  }
+  assert {
+    condition     = output.config_toml == file("tests/golden/watched.toml")
+    error_message = "tests/golden/watched.toml is not what comes out:\n${output.config_toml}"
+  }
+}
+
 run "scheduled_at_aws" {
   variables {
     aws = { account_id = "111122223333", region = "eu-test-1", bucket = "bucket", token_issuer = "https://issuer.example/1" }

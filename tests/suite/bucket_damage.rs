@@ -1,5 +1,5 @@
 //! Damage where the provider's own sum tells of it, before anybody looks at the bytes: found, healed, repaired and made good like any
-//! other. And a store that is the only one: what it lost comes back from the source.
+//! other. A store that is the only one: what it lost comes back from the source. And the way back from a prune by old versions.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,10 +62,6 @@ impl Bucket {
         let target = tempfile::tempdir_in(self.desk.at("")).expect("a folder");
         let (what, below) = (format!("latest:{}", self.desk.at("src").display()), target.path().join("back"));
         self.expect(0, &["restore", &what, "--from", from, "--target", below.to_str().expect("UTF-8")]);
-        let files = |folder: PathBuf| -> BTreeMap<_, _> {
-            let items = std::fs::read_dir(folder).expect("a folder").flatten();
-            items.map(|item| (item.file_name(), std::fs::read(item.path()).expect("read"))).collect()
-        };
         assert!(files(below) == files(self.desk.at("src")), "{from}");
     }
 }
@@ -117,4 +113,51 @@ fn what_the_only_store_lost_comes_back_from_the_source() {
         bucket.expect(0, &["prune", "--mercy", "0s"]);
         bucket.expect(0, &["verify", "--read-data"]);
     }
+}
+
+/// The way back from a prune: what was current at a time, copied from old versions elsewhere, is the repository as of then.
+#[test]
+fn the_state_of_an_earlier_time_is_a_repository() {
+    let bucket = Bucket::new(false);
+    bucket.server.bucket(|bucket| bucket.versioned = true);
+    bucket.desk.write("src/a.txt", "not seen before");
+    bucket.expect(0, &["backup", "src"]);
+    let then = files(bucket.desk.at("src"));
+    let json = bucket.expect(0, &["snapshots", "--json"]).out;
+    let all: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let lost = all[1]["id"].as_str().expect("an id").to_owned();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let time = std::time::SystemTime::now();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    for i in 0..6 {
+        std::fs::write(bucket.desk.at(&format!("src/file-{i}")), noise(100 + i, 700_000)).expect("written");
+    }
+    bucket.expect(0, &["backup", "src"]);
+    bucket.expect(0, &["forget", "--keep-last", "1"]);
+    bucket.expect(0, &["prune", "--mercy", "0s", "--max-unused", "0"]);
+    bucket.expect(2, &["restore", &lost, "--target", "back"]);
+    bucket.server.bucket(|bucket| {
+        let mut states: BTreeMap<String, crate::support::s3_bucket::Version> = BTreeMap::new();
+        // Newest first within a key.
+        for (key, version, _) in bucket.versions("far/") {
+            if version.modified <= time {
+                states.entry(key.to_owned()).or_insert_with(|| version.clone());
+            }
+        }
+        assert!(bucket.versions("far/data/").iter().any(|(_, version, _)| version.body.is_none()), "prune has deleted something");
+        for (key, version) in states.into_iter().filter(|(_, version)| version.body.is_some()) {
+            bucket.put(&key.replacen("far/", "earlier/", 1), true, version).expect("nothing lies there");
+        }
+    });
+    let config = bucket.desk.read("holdfast.toml").replace("bucket/far?", "bucket/earlier?").replace("\"state\"", "\"fresh\"");
+    bucket.desk.write("earlier.toml", &config);
+    let (what, below) = (format!("{lost}:{}", bucket.desk.at("src").display()), bucket.desk.at("back"));
+    bucket.expect(0, &["--config", "earlier.toml", "restore", &what, "--target", below.to_str().expect("UTF-8")]);
+    assert!(files(below) == then);
+    bucket.expect(0, &["--config", "earlier.toml", "verify", "--read-data"]);
+}
+
+fn files(folder: PathBuf) -> BTreeMap<std::ffi::OsString, Vec<u8>> {
+    let items = std::fs::read_dir(folder).expect("a folder").flatten();
+    items.map(|item| (item.file_name(), std::fs::read(item.path()).expect("read"))).collect()
 }

@@ -243,7 +243,7 @@ impl Machine {
         let at = Machine { server: S3Server::start(), google: gcs_tokens::TokenServer::start(), tokens: TokenServer::start() };
         let account = json!({ "provider": "accounts.google.com", "host": "accounts.google.com", "google": true,
             "subjects": [UNIQUE_ID], "audience": "sts.amazonaws.com" });
-        let trust = json!({ "account_id": "123456789012", "trusted": [account] });
+        let trust = json!({ "account_id": "123456789012", "trusted": [account], "principals": [], "pods": [] });
         at.tokens.trust(ROLE, rendered(&policies("aws").join("trust.json.tftpl"), &trust));
         at
     }

@@ -46,6 +46,19 @@ fn holdfast(folder: &Path, environment: &[(&str, &str)], words: &[&str]) -> Stri
     said
 }
 
+/// What lets somebody watch a scheduled job is read as it was meant.
+#[test]
+fn a_watched_configuration_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("holdfast.toml"), golden("watched.toml")).expect("written");
+    let settings = settings(folder.path());
+    let jobs: Vec<_> =
+        settings.jobs.iter().map(|job| (job.backup.label.as_str(), job.every.map(|every| every.as_secs()))).collect();
+    assert_eq!(jobs, [("home", Some(86_400)), ("shop", Some(21_600))]);
+    assert!(settings.jobs[1].backup.stream.is_some() && settings.jobs[0].ping.is_some());
+    assert!(settings.metrics.push.is_some() && settings.ping.is_some());
+}
+
 #[test]
 fn from_the_root_module_to_a_restore() {
     let (s3, gcs, azure) = (S3Server::start(), GcsServer::open_to_all(), AzureServer::start());
@@ -124,7 +137,7 @@ fn a_job_at_google_writes_to_all_three() {
     // As `terraform/tests/root.tftest.hcl` finds it in the module.
     let account = json!({ "provider": "accounts.google.com", "host": "accounts.google.com", "google": true,
         "subjects": [UNIQUE_ID], "audience": "sts.amazonaws.com" });
-    let trust = json!({ "account_id": "111122223333", "trusted": [account] });
+    let trust = json!({ "account_id": "111122223333", "trusted": [account], "principals": [], "pods": [] });
     sts.trust(role, rendered(&policies("aws").join("trust.json.tftpl"), &trust));
 
     let folder = tempfile::tempdir().expect("a folder");

@@ -260,8 +260,9 @@ fn samples(module: &str, template: &str) -> Vec<Value> {
         ("aws", "bucket") => vec![json!({ "bucket_arn": arn, "prefix": "a/", "role_arns": [role] })],
         ("aws", "key") => vec![json!({ "account_id": "111122223333" })],
         ("aws", "trust") => vec![
-            json!({ "account_id": "111122223333", "trusted": [] }),
-            json!({ "account_id": "111122223333", "trusted": [one, google] }),
+            json!({ "account_id": "111122223333", "trusted": [], "principals": [], "pods": [] }),
+            json!({ "account_id": "111122223333", "trusted": [one, google], "principals": ["arn:aws:iam::1:role/r"],
+                "pods": [{ "cluster": "c", "namespace": "n", "service_account": "s" }] }),
         ],
         ("aws", "tokens") => vec![json!({ "audiences": ["a", "b"] })],
         ("aws", "service_trust") => vec![json!({ "service": "ecs-tasks.amazonaws.com", "account_id": "111122223333" })],
@@ -295,4 +296,34 @@ fn every_policy_renders() {
     // Whatever is left out of the variables is missed.
     assert!(render("${nobody}", &json!({})).is_err());
     assert!(render("%{ if a }", &json!({ "a": true })).is_err());
+}
+
+/// The names of the fields of a variable that is an object.
+fn fields(folder: &Path, variable: &str) -> std::collections::BTreeSet<String> {
+    let all = bodies(folder);
+    let found = all
+        .iter()
+        .flat_map(|(_, body)| body.blocks())
+        .find(|block| block.identifier() == "variable" && block.name(0) == variable);
+    let typed = found.and_then(|block| block.body().attributes().find(|one| one.key() == "type")).map(|one| one.expr());
+    let Some(hcl::Expression::FuncCall(call)) = typed else { panic!("{variable} in {} is no object", folder.display()) };
+    let Some(hcl::Expression::Object(object)) = call.args.first() else {
+        panic!("{variable} in {} is no object", folder.display())
+    };
+    object.keys().map(|key| key.to_string().trim_matches('"').to_owned()).collect()
+}
+
+/// Terraform drops fields that a type does not have without a word: the root must know all that the modules know.
+#[test]
+fn the_root_passes_every_field_of_a_job() {
+    for module in ["aws", "gcp", "azure"] {
+        let (root, own) = (
+            fields(&terraform_folder(), &format!("schedule_{module}")),
+            fields(&terraform_folder().join("modules").join(module), "job"),
+        );
+        assert!(own.len() > 8, "{own:?}");
+        assert_eq!(root, own, "{module}");
+    }
+    let (root, own) = (fields(&terraform_folder(), "watch"), fields(&terraform_folder().join("modules/config"), "watch"));
+    assert_eq!(root, own);
 }

@@ -324,13 +324,40 @@ fn at_aws_an_existing_bucket_is_safe_from_overwrites() {
     }
 }
 
+/// Names below the prefix are listed and no others. That a key is absent is told to whoever may list the bucket: the right must not hang
+/// on a prefix that a request for one key does not have.
+#[test]
+fn at_aws_a_role_lists_below_its_prefix_and_learns_what_is_absent() {
+    for role in ["writer", "pruner", "reader"] {
+        let mut rights = aws(role);
+        let list = |rights: &AwsRights, facts: &[(&str, &str)]| {
+            rights.allow("s3:ListBucket", "arn:aws:s3:::b", &[facts, &[("aws:SecureTransport", "true")]].concat())
+        };
+        for (facts, may) in [
+            (&[("s3:prefix", "p/")][..], true),
+            (&[("s3:prefix", "p/log/")], true),
+            (&[("s3:prefix", "")], false),
+            (&[("s3:prefix", "q/")], false),
+            (&[], true),
+        ] {
+            assert_eq!(list(&rights, facts), may, "{role} {facts:?}");
+        }
+        rights.identity["Statement"][1]["Condition"] = json!({ "StringLike": { "s3:prefix": "p/*" } });
+        assert_eq!(rights.identity["Statement"][1]["Sid"], "List");
+        assert!(!list(&rights, &[]), "a right to list by prefix alone does not tell what is absent");
+    }
+}
+
 /// Whom a role lets in: the job's own service account at Google, by a token made out to AWS, and nobody who has only a part of that.
 #[test]
 fn at_aws_a_job_at_google_takes_its_own_role_alone() {
     let trust = |subjects: &[&str]| {
         let account = json!({ "provider": "accounts.google.com", "host": "accounts.google.com", "google": true,
             "subjects": subjects, "audience": "sts.amazonaws.com" });
-        rendered(&policies("aws").join("trust.json.tftpl"), &json!({ "account_id": "111122223333", "trusted": [account] }))
+        rendered(
+            &policies("aws").join("trust.json.tftpl"),
+            &json!({ "account_id": "111122223333", "trusted": [account], "principals": [], "pods": [] }),
+        )
     };
     let claims = |issuer: &str, azp: &str, sub: &str, aud: &str| json!({ "iss": issuer, "azp": azp, "sub": sub, "aud": aud });
     const GOOGLE: &str = "https://accounts.google.com";

@@ -37,6 +37,8 @@ resource "aws_iam_role" "this" {
   assume_role_policy = templatefile("${path.module}/policies/trust.json.tftpl", {
     account_id = var.account_id
     trusted    = local.trusted[each.value]
+    principals = lookup(var.principals, each.value, [])
+    pods       = lookup(var.pods, each.value, [])
   })
   max_session_duration = 43200
   tags                 = var.tags

@@ -69,7 +69,7 @@ variable "object_lock" {
 }
 
 variable "old_versions_days" {
-  description = "How long an object stays after it was deleted: the time to undo a prune, which costs its storage."
+  description = "How long an object stays after it was deleted: the time in which the state of a day can be copied from old versions, which costs their storage."
   type        = number
   default     = 30
   validation {
@@ -116,6 +116,26 @@ variable "token_from" {
   validation {
     condition     = var.token_from == null || var.token_file == null
     error_message = "The configuration logs in by one token: either token_file or token_from."
+  }
+}
+
+variable "principals" {
+  description = "Who else may take a role, by role (writer, pruner, reader): ARNs of roles or users, of machines and of those who restore. They need the right to assume it on their side, too."
+  type        = map(list(string))
+  default     = {}
+  validation {
+    condition     = alltrue([for role in keys(var.principals) : contains(["writer", "pruner", "reader"], role)])
+    error_message = "The roles are writer, pruner and reader."
+  }
+}
+
+variable "pods" {
+  description = "Service accounts of EKS clusters that may take a role by Pod Identity, by role. The association itself is the cluster's: aws_eks_pod_identity_association."
+  type        = map(list(object({ cluster = string, namespace = string, service_account = string })))
+  default     = {}
+  validation {
+    condition     = alltrue([for role in keys(var.pods) : contains(["writer", "pruner", "reader"], role)])
+    error_message = "The roles are writer, pruner and reader."
   }
 }
 

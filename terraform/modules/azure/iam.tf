@@ -5,6 +5,7 @@ locals {
   rights = { for role in local.roles : role => jsondecode(templatefile("${path.module}/policies/${role}.json.tftpl", {
     prefix = local.prefix
   })) }
+  others = { for one in flatten([for role, ids in var.principals : [for id in ids : { role = role, id = id }]]) : "${one.role}-${one.id}" => one }
   # One credential for each exact subject: Entra knows no patterns here.
   subjects = merge([for name, one in var.federation : {
     for index, subject in one.subjects : "${name}-${index}" => { issuer = one.issuer, subject = subject, role = one.role, audience = one.audience }
@@ -41,6 +42,17 @@ resource "azurerm_role_assignment" "this" {
   principal_type     = "ServicePrincipal"
   condition          = local.rights[each.value].condition == "" ? null : local.rights[each.value].condition
   condition_version  = local.rights[each.value].condition == "" ? null : "2.0"
+  depends_on         = [azurerm_storage_container.this]
+}
+
+# Those who have the same rights by an identity of their own.
+resource "azurerm_role_assignment" "others" {
+  for_each           = local.others
+  scope              = local.container_id
+  role_definition_id = azurerm_role_definition.this[each.value.role].role_definition_resource_id
+  principal_id       = each.value.id
+  condition          = local.rights[each.value.role].condition == "" ? null : local.rights[each.value.role].condition
+  condition_version  = local.rights[each.value.role].condition == "" ? null : "2.0"
   depends_on         = [azurerm_storage_container.this]
 }
 

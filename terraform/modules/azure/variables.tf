@@ -90,7 +90,7 @@ variable "immutability_locked" {
 }
 
 variable "old_versions_days" {
-  description = "How long a deleted object can be brought back, which costs its storage."
+  description = "How long a deleted object is kept for a copy of an earlier state, which costs its storage."
   type        = number
   default     = 30
   validation {
@@ -138,6 +138,16 @@ variable "managed_identity" {
   description = "Whether the configuration logs in as the managed identity that is made here, which the job has, where there is no token_file."
   type        = bool
   default     = false
+}
+
+variable "principals" {
+  description = "Who else gets a role's rights, by role (writer, pruner, reader): object ids of people, groups and identities."
+  type        = map(list(string))
+  default     = {}
+  validation {
+    condition     = alltrue([for role in keys(var.principals) : contains(["writer", "pruner", "reader"], role)])
+    error_message = "The roles are writer, pruner and reader."
+  }
 }
 
 variable "config" {

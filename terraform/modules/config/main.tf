@@ -14,9 +14,14 @@ locals {
   ]
   jobs = [
     for name, job in var.jobs : concat(
-      ["[[job]]", "name = ${jsonencode(name)}", "paths = ${jsonencode(job.paths)}"],
+      ["[[job]]", "name = ${jsonencode(name)}"],
+      job.paths == null ? [] : ["paths = ${jsonencode(job.paths)}"],
+      job.command == null ? [] : ["command = ${jsonencode(job.command)}"],
+      job.filename == null ? [] : ["filename = ${jsonencode(job.filename)}"],
       length(job.exclude) == 0 ? [] : ["exclude = ${jsonencode(job.exclude)}"],
       length(job.tags) == 0 ? [] : ["tags = ${jsonencode(job.tags)}"],
+      job.every == null ? [] : ["every = ${jsonencode(job.every)}"],
+      job.ping == null ? [] : ["ping = ${jsonencode(job.ping)}"],
     )
   ]
   sections = concat(
@@ -26,6 +31,9 @@ locals {
     var.host == null ? [] : [["[backup]", "host = ${jsonencode(var.host)}"]],
     local.jobs,
     length(var.retention) == 0 ? [] : [concat(["[retention]"], [for rule, count in var.retention : "${rule} = ${count}"])],
+    var.watch.push == null ? [] : [["[metrics]", "push = ${jsonencode(var.watch.push)}"]],
+    var.watch.ping == null ? [] : [["[ping]", "url = ${jsonencode(var.watch.ping)}"]],
+    var.watch.log_format == null ? [] : [["[log]", "format = ${jsonencode(var.watch.log_format)}"]],
     [["[lifecycle]", "verify_within = \"${var.verify_within} d\""]],
   )
   config_toml = "${join("\n\n", [for lines in local.sections : join("\n", lines)])}\n"

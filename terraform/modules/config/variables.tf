@@ -34,12 +34,30 @@ variable "host" {
 }
 
 variable "jobs" {
-  description = "What is backed up: paths by the job's name, and what to leave out."
+  description = "What is backed up, by the job's name: paths and what to leave out, or what a command prints (under the name of filename). every: how often it is meant to run, as \"1d\", for the alerts. ping: an address that is told of each run."
   type = map(object({
-    paths   = list(string)
-    exclude = optional(list(string), [])
-    tags    = optional(list(string), [])
+    paths    = optional(list(string))
+    command  = optional(list(string))
+    filename = optional(string)
+    exclude  = optional(list(string), [])
+    tags     = optional(list(string), [])
+    every    = optional(string)
+    ping     = optional(string)
   }))
+  default = {}
+  validation {
+    condition     = alltrue([for job in values(var.jobs) : (job.paths == null) != (job.command == null)])
+    error_message = "A job has either paths or a command."
+  }
+}
+
+variable "watch" {
+  description = "What lets somebody watch the runs: push, the address of a Pushgateway; ping, an address that is told of each run (/start, then nothing or /EXIT_CODE); log_format, text or json."
+  type = object({
+    push       = optional(string)
+    ping       = optional(string)
+    log_format = optional(string)
+  })
   default = {}
 }
 

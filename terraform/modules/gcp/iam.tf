@@ -11,6 +11,10 @@ locals {
   # One custom role for each kind of right, shared by the accounts that have it.
   kinds    = merge([for role in local.roles : { for right in local.rights[role].bindings : right.name => right.permissions }]...)
   bindings = merge([for role in local.roles : { for right in local.rights[role].bindings : "${role}-${right.name}" => merge(right, { account = role }) }]...)
+  members = merge(
+    { for one in flatten([for role, members in var.principals : [for member in members : { role = role, member = member }]]) : "${one.role}-${one.member}" => merge(one, { right = "roles/iam.serviceAccountTokenCreator" }) },
+    { for one in flatten([for role, accounts in var.kubernetes_service_accounts : [for account in accounts : { role = role, member = "serviceAccount:${var.project}.svc.id.goog[${account}]" }]]) : "${one.role}-${one.member}" => merge(one, { right = "roles/iam.workloadIdentityUser" }) },
+  )
   subjects = merge([for name, one in var.federation : { for index, subject in one.subjects : "${name}-${index}" => { role = one.role, subject = subject } }]...)
 }
 
@@ -71,4 +75,12 @@ resource "google_service_account_iam_member" "federation" {
   service_account_id = google_service_account.this[each.value.role].name
   role               = "roles/iam.workloadIdentityUser"
   member             = "principal://iam.googleapis.com/${google_iam_workload_identity_pool.this[0].name}/subject/${each.value.subject}"
+}
+
+# Those who act as an account otherwise: people by impersonation, pods of GKE by their own service account.
+resource "google_service_account_iam_member" "others" {
+  for_each           = local.members
+  service_account_id = google_service_account.this[each.value.role].name
+  role               = each.value.right
+  member             = each.value.member
 }

@@ -64,10 +64,11 @@ resource "google_storage_bucket" "this" {
 }
 
 resource "google_kms_key_ring" "bucket" {
-  count    = var.create_kms_key ? 1 : 0
-  name     = var.name
-  project  = var.project
-  location = lower(var.location)
+  count   = var.create_kms_key ? 1 : 0
+  name    = var.name
+  project = var.project
+  # Cloud KMS has a name of its own for one of Cloud Storage's multi-regions.
+  location = upper(var.location) == "EU" ? "europe" : lower(var.location)
 }
 
 resource "google_kms_crypto_key" "bucket" {

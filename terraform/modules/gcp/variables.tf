@@ -62,7 +62,7 @@ variable "undo" {
 }
 
 variable "old_versions_days" {
-  description = "How long an object stays after it was deleted: the time to undo a prune, which costs its storage."
+  description = "How long an object stays after it was deleted: the time in which the state of a day can be copied from old versions, which costs their storage."
   type        = number
   default     = 30
   validation {
@@ -113,6 +113,26 @@ variable "login" {
   description = "By role: which of `federation` the token in token_file belongs to."
   type        = map(string)
   default     = {}
+}
+
+variable "principals" {
+  description = "Who else may act as a role's service account, by role (writer, pruner, reader): members as IAM spells them (user:..., group:..., serviceAccount:...)."
+  type        = map(list(string))
+  default     = {}
+  validation {
+    condition     = alltrue([for role in keys(var.principals) : contains(["writer", "pruner", "reader"], role)])
+    error_message = "The roles are writer, pruner and reader."
+  }
+}
+
+variable "kubernetes_service_accounts" {
+  description = "Service accounts of GKE clusters of the project that are linked to a role's, by role: NAMESPACE/NAME."
+  type        = map(list(string))
+  default     = {}
+  validation {
+    condition     = alltrue([for role in keys(var.kubernetes_service_accounts) : contains(["writer", "pruner", "reader"], role)])
+    error_message = "The roles are writer, pruner and reader."
+  }
 }
 
 variable "config" {

@@ -119,6 +119,8 @@ fn condition(how: &str, key: &str, values: &[&str], facts: &[(&str, &str)]) -> b
         "Null" => values.contains(&if fact.is_none() { "true" } else { "false" }),
         "StringEquals" | "Bool" => fact.is_some_and(|fact| values.contains(&fact)),
         "StringLike" | "ArnLike" => fact.is_some_and(|fact| values.iter().any(|value| like(value, fact))),
+        // What is absent is unlike everything.
+        "StringNotLike" => fact.is_none_or(|fact| !values.iter().any(|value| like(value, fact))),
         "NumericLessThan" => fact.is_some_and(|fact| values.iter().any(|value| number(fact) < number(value))),
         other => panic!("the condition {other} is not known here"),
     }

@@ -56,6 +56,15 @@ impl Service {
         }
     }
 
+    /// That there is no such key is told only to whoever may list the bucket; others are refused (Amazon S3, "GetObject", permissions).
+    /// Nobody says which prefix such a request lists, so here it lists none.
+    fn or_denied<T>(&self, bucket: &str, found: S3Result<T>) -> S3Result<T> {
+        match &found {
+            Err(_) => self.may("s3:ListBucket", bucket, None, &[]).and(found),
+            Ok(_) => found,
+        }
+    }
+
     /// Whether a deletion is allowed: a version's is another thing than a marker's.
     fn may_delete(&self, bucket: &str, key: &str, id: Option<&str>, bypass: bool) -> S3Result<()> {
         if bypass {
@@ -191,8 +200,8 @@ impl S3 for Service {
     async fn get_object(&self, req: S3Request<dto::GetObjectInput>) -> S3Result<S3Response<dto::GetObjectOutput>> {
         let input = req.input;
         self.may("s3:GetObject", &input.bucket, Some(&input.key), &[])?;
-        let version =
-            self.within(&input.bucket, |b| b.version(&input.key, input.version_id.as_deref()).cloned().map_err(refused))?;
+        let found = self.within(&input.bucket, |b| b.version(&input.key, input.version_id.as_deref()).cloned().map_err(refused));
+        let version = self.or_denied(&input.bucket, found)?;
         let Some(body) = version.body.clone() else { return Err(s3_error!(MethodNotAllowed)) };
         let length = u64::try_from(body.len()).unwrap();
         let (body, content_range) = match input.range {
@@ -223,7 +232,7 @@ impl S3 for Service {
     async fn head_object(&self, req: S3Request<dto::HeadObjectInput>) -> S3Result<S3Response<dto::HeadObjectOutput>> {
         let input = req.input;
         self.may("s3:GetObject", &input.bucket, Some(&input.key), &[])?;
-        self.within(&input.bucket, |bucket| {
+        let found = self.within(&input.bucket, |bucket| {
             let version = bucket.version(&input.key, input.version_id.as_deref()).map_err(refused)?;
             let retention = version.lock.retention.clone();
             Ok(S3Response::new(dto::HeadObjectOutput {
@@ -236,7 +245,8 @@ impl S3 for Service {
                 object_lock_retain_until_date: retention.map(|(_, until)| until.into()),
                 ..Default::default()
             }))
-        })
+        });
+        self.or_denied(&input.bucket, found)
     }
 
     async fn delete_object(&self, req: S3Request<dto::DeleteObjectInput>) -> S3Result<S3Response<dto::DeleteObjectOutput>> {
