@@ -18,12 +18,27 @@ fn text(path: &str) -> String {
     std::fs::read_to_string(here(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
+/// The configuration in a file of values.
+fn configured(values: &str) -> String {
+    let values = text(values);
+    let block = values.split_once("\nconfig: |\n").expect("a configuration").1;
+    block.lines().take_while(|l| l.is_empty() || l.starts_with("  ")).map(|l| format!("{}\n", l.trim_start())).collect()
+}
+
+#[test]
+fn several_clouds_from_one_cluster() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("h.toml"), configured("deploy/kubernetes/chart/ci/clouds-values.yaml")).expect("written");
+    let overrides = Overrides { config: Some(folder.path().join("h.toml")), ..Overrides::default() };
+    let environment = Environment::of([("HOLDFAST_PASSWORD_FILE".into(), "/etc/holdfast-secret/password".into())]);
+    let read = resolve(&overrides, &environment, folder.path()).expect("it is read");
+    let urls: Vec<String> = read.stores.iter().map(|store| store.url.to_string()).collect();
+    assert!(urls.len() == 3 && ["s3:", "gs:", "az:"].iter().zip(&urls).all(|(scheme, url)| url.starts_with(scheme)), "{urls:?}");
+}
+
 #[test]
 fn the_settings_for_kubernetes_are_read() {
-    let chart = text("deploy/kubernetes/chart/values.yaml");
-    let block = chart.split_once("\nconfig: |\n").expect("a configuration").1;
-    let block: String =
-        block.lines().take_while(|l| l.is_empty() || l.starts_with("  ")).map(|l| format!("{}\n", l.trim_start())).collect();
+    let block = configured("deploy/kubernetes/chart/values.yaml");
     let files =
         ["base", "overlays/eks", "overlays/gke", "overlays/aks"].map(|f| text(&format!("deploy/kubernetes/{f}/holdfast.toml")));
     let folder = tempfile::tempdir().expect("a folder");
@@ -42,6 +57,72 @@ fn the_settings_for_kubernetes_are_read() {
         assert_eq!((read.jobs.len(), read.backup.host.as_str()), (1, "cluster"));
         assert!(read.retention.policy != Default::default(), "without rules nothing is ever forgotten");
     }
+}
+
+/// The workflow fetches a token for each store of the configuration that `terraform/examples/github-oidc` makes, to the place that it
+/// names and made out to whom the roles trust; its own step is run, with somebody else in GitHub's place.
+#[test]
+fn the_workflow_fetches_the_tokens_that_the_configuration_names() {
+    let (workflow, config) = (text("deploy/ci/github-backup.yml"), text("terraform/examples/github-oidc/holdfast.toml"));
+    let audiences = workflow.lines().find_map(|line| line.trim().strip_prefix("AUDIENCES: ")).expect("audiences");
+    let pairs: Vec<(&str, &str)> = audiences.split(' ').map(|one| one.split_once('=').expect("NAME=AUDIENCE")).collect();
+    let example = text("terraform/examples/github-oidc/example.tftest.hcl");
+    let told: Vec<String> = pairs.iter().map(|(name, audience)| format!("{name} = \"{audience}\"")).collect();
+    assert!(example.contains(&format!("token_audiences == {{ {} }}", told.join(", "))), "{told:?}");
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("holdfast.toml"), &config).expect("written");
+    let overrides = Overrides { config: Some(folder.path().join("holdfast.toml")), ..Overrides::default() };
+    let environment = Environment::of([("HOLDFAST_PASSWORD".into(), "a passphrase".into())]);
+    let read = resolve(&overrides, &environment, folder.path()).expect("it is read");
+    let stores: Vec<&str> = read.stores.iter().map(|store| store.name.as_str()).collect();
+    assert_eq!((stores, read.jobs.len()), (pairs.iter().map(|(name, _)| *name).collect(), 1));
+    assert!(config.contains("token_file = \"tokens/aws\"") && config.contains("file = \"gcp.json\""), "{config}");
+    for tool in ["curl", "jq", "bash"] {
+        if Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+            eprintln!("ignored: {tool} is not installed, so the workflow's step was not run");
+            return;
+        }
+    }
+    let step = workflow
+        .split_once("      - name: Tokens\n")
+        .and_then(|(_, rest)| rest.split_once("        run: |\n"))
+        .expect("a step")
+        .1;
+    let step: String =
+        step.lines().take_while(|line| line.starts_with("          ")).map(|line| format!("{}\n", &line[10..])).collect();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/token?api-version=2.0", listener.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        for mut stream in listener.incoming().flatten() {
+            let mut asked = [0; 4096];
+            let length = stream.read(&mut asked).unwrap_or(0);
+            let asked = String::from_utf8_lossy(&asked[..length]).into_owned();
+            let audience =
+                asked.split_once("&audience=").and_then(|(_, rest)| rest.split(' ').next()).unwrap_or_default().to_owned();
+            let known = asked.to_lowercase().contains("authorization: bearer secret");
+            let body = if known { format!("{{\"value\":\"for {audience}\"}}") } else { "{}".to_owned() };
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        }
+    });
+    let run = |token: &str| {
+        let mut command = Command::new("bash");
+        command.args(["-eo", "pipefail", "-c", &step]).current_dir(folder.path()).env("AUDIENCES", audiences);
+        command
+            .env("ACTIONS_ID_TOKEN_REQUEST_URL", &url)
+            .env("ACTIONS_ID_TOKEN_REQUEST_TOKEN", token)
+            .output()
+            .expect("bash starts")
+    };
+    let done = run("secret");
+    assert!(done.status.success(), "{}", said(&done));
+    for (name, audience) in &pairs {
+        let token = folder.path().join("tokens").join(name);
+        assert_eq!(std::fs::read_to_string(&token).expect("fetched"), format!("for {audience}"));
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&token).expect("there").permissions());
+        assert_eq!(mode & 0o077, 0, "nobody else reads it");
+    }
+    assert!(!run("wrong").status.success(), "no token is no success");
 }
 
 /// Every word in `text` that is the name of a figure.

@@ -66,6 +66,7 @@ module "holdfast" {
   gcp    = { project = var.project, location = "US-EAST1", bucket = var.bucket }
   github = var.github
   host   = "ci"
+  jobs   = { sources = { paths = ["src"] } }
 }
 
 output "files" {
