@@ -9,12 +9,13 @@ use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
 use crate::cli::output::name;
 use crate::cli::prune::PruneArguments;
-use crate::cli::run::Ended;
+use crate::cli::run::{Ended, tell, uuid};
 use crate::cli::{figures, forget, heal, prune, verify};
 use crate::clock::Env;
 use crate::config::Settings;
 use crate::lifecycle::prune::PruneSettings;
 use crate::lifecycle::rotation::{self, Due, NOTE_ROTATION};
+use crate::metrics::ping::Sign;
 use crate::repository::error::Fault;
 use crate::repository::keyring::Unlock;
 use crate::repository::{Access, Repository};
@@ -37,6 +38,8 @@ pub async fn run(context: &Context, arguments: LifecycleArguments) -> Result<Out
     let settings = context.settings()?;
     let began = context.env.elapsed();
     let dry_run = arguments.dry_run;
+    let (told_to, run_id) = (settings.lifecycle.ping.as_ref().filter(|_| !dry_run), uuid(context.env.random()));
+    tell(context, told_to, &run_id, Sign::Start, "").await;
     let (unlock, done) = match context.unlock(&settings, false).await {
         Ok(unlock) => {
             let done = context.in_time(steps(context, &settings, &unlock, arguments, false)).await;
@@ -54,6 +57,11 @@ pub async fn run(context: &Context, arguments: LifecycleArguments) -> Result<Out
         for problem in figures::leave(context, &settings, unlock.as_ref(), &told).await {
             context.output.warn(&problem);
         }
+        let text = match &done {
+            Ok(done) => format!("lifecycle: exit code {}", done.outcome.code()),
+            Err(failure) => format!("lifecycle: {}", failure.message),
+        };
+        tell(context, told_to, &run_id, Sign::End(ended.outcome.code()), &text).await;
     }
     let done = done?;
     context.output.summary(&done.summary);

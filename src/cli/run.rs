@@ -130,8 +130,18 @@ fn chosen<'s>(settings: &'s Settings, wanted: &[String]) -> Result<Vec<&'s Job>,
     Ok(settings.jobs.iter().filter(is_wanted).collect())
 }
 
+/// Tells whoever wants to hear of it. It never fails what it tells of.
+pub(super) async fn tell(context: &Context, to: Option<&Address>, run_id: &str, sign: Sign, body: &str) {
+    let patience = if context.stop.requested() { Patience::HURRIED } else { Patience::USUAL };
+    let Some(to) = to else { return };
+    let told = ping(&context.env, to, run_id, sign, body, patience);
+    if let Some(Err(why)) = context.hurried(Patience::HURRIED.timeout, told).await {
+        context.output.warn(&why);
+    }
+}
+
 /// A UUID (version 4) of random bytes.
-fn uuid(mut bytes: [u8; 16]) -> String {
+pub(super) fn uuid(mut bytes: [u8; 16]) -> String {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let digits = hex::encode(bytes);
@@ -152,12 +162,7 @@ struct Run<'c> {
 impl Run<'_> {
     /// Tells whoever wants to hear of it. It never fails the run.
     async fn tell(&self, to: Option<&Address>, sign: Sign, body: &str) {
-        let patience = if self.context.stop.requested() { Patience::HURRIED } else { Patience::USUAL };
-        let Some(to) = to else { return };
-        let told = ping(&self.context.env, to, self.run_id, sign, body, patience);
-        if let Some(Err(why)) = self.context.hurried(Patience::HURRIED.timeout, told).await {
-            self.context.output.warn(&why);
-        }
+        tell(self.context, to, self.run_id, sign, body).await;
     }
 
     async fn hook(&self, hooks: &crate::config::run::Hooks, moment: Moment, facts: &Facts) -> Vec<String> {

@@ -312,6 +312,8 @@ pub struct LifecycleSection {
     pub forget_limit: Option<Percent>,
     /// Within what time every pack is read once.
     pub verify_within: Option<Spanned<Span>>,
+    /// Who is told that it began and ended, where it is called by itself.
+    pub ping: Option<Spanned<String>>,
 }
 
 /// `[prune]`.

@@ -188,11 +188,13 @@ pub struct LifecycleSettings {
     pub forget_limit: u8,
     /// In how many days every pack is read once; 0: none is.
     pub verify_days: u32,
+    /// Who is told that it began and ended, where it is called by itself.
+    pub ping: Option<Address>,
 }
 
 impl Default for LifecycleSettings {
     fn default() -> LifecycleSettings {
-        LifecycleSettings { forget_floor: Duration::from_secs(86_400), forget_limit: 50, verify_days: 30 }
+        LifecycleSettings { forget_floor: Duration::from_secs(86_400), forget_limit: 50, verify_days: 30, ping: None }
     }
 }
 

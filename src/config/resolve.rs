@@ -187,6 +187,7 @@ fn lifecycle_settings(section: &LifecycleSection, place: &Place<'_>) -> Result<L
         forget_floor: section.forget_floor.map_or(default.forget_floor, |s| s.0),
         forget_limit: section.forget_limit.map_or(default.forget_limit, |p| p.0),
         verify_days,
+        ping: run::ping(section.ping.as_ref(), place)?,
     })
 }
 

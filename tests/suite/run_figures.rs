@@ -273,6 +273,18 @@ fn signs_of_life() {
     assert_eq!(paths(&targets(&watcher)), ["/ping/run-secret/start", "/ping/job-secret/2", "/ping/run-secret/2"]);
     assert!(!text.err.contains("-secret"));
     std::fs::rename(desk.at("lost"), desk.at("key")).expect("moved back");
+    // The lifecycle by itself tells somebody else.
+    let text = desk.read("holdfast.toml");
+    desk.write("holdfast.toml", &format!("{text}[lifecycle]\nping = \"{}\"\n", watcher.url("ping/pruner-secret")));
+    desk.expect(0, &["lifecycle", "--dry-run"]);
+    assert_eq!(watcher.take().len(), 0, "a dry run tells nobody");
+    desk.expect(0, &["lifecycle"]);
+    let told = targets(&watcher);
+    assert_eq!(paths(&told), ["/ping/pruner-secret/start", "/ping/pruner-secret"]);
+    std::fs::rename(desk.at("key"), desk.at("lost")).expect("moved");
+    desk.expect(2, &["lifecycle"]);
+    assert_eq!(paths(&targets(&watcher)), ["/ping/pruner-secret/start", "/ping/pruner-secret/2"]);
+    std::fs::rename(desk.at("lost"), desk.at("key")).expect("moved back");
     // Nobody listens: a warning that names the host alone.
     watcher.door.down(true);
     desk.write("dump", "echo a dump");

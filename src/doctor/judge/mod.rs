@@ -61,7 +61,7 @@ impl Sheet<'_> {
             Told::Moot => return,
             Told::Hidden(right) => (
                 "this identity may not read it".into(),
-                Some(format!("look with an identity that may, or grant {right} (reading alone)")),
+                Some(format!("look with an identity that has {right}: one that administers the bucket")),
             ),
             Told::Untold(who) => (who.clone(), fixes::fix(self.provider, matter).map(str::to_owned)),
             Told::Failed(why) => (why.clone(), Some("ask again".into())),

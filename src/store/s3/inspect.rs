@@ -322,12 +322,24 @@ fn covers(statement: &Value, bucket: &Bucket) -> bool {
 }
 
 fn denies_plain_http(statement: &Value) -> bool {
-    denies(statement, &["s3:*", "*"]) && condition(statement, "Bool", "aws:SecureTransport").iter().any(|v| v == "false")
+    denies(statement, &["s3:*", "*"])
+        && condition(statement, "Bool", "aws:SecureTransport").iter().any(|v| v == "false")
+        && hangs_on(statement, &[("Bool", "aws:SecureTransport")])
 }
 
 fn denies_overwriting(statement: &Value) -> bool {
     denies(statement, &["s3:PutObject", "s3:*", "*"])
         && condition(statement, "Null", "s3:if-none-match").iter().any(|v| v == "true")
+        // Parts of an upload are no creation, and have no such header.
+        && hangs_on(statement, &[("Null", "s3:if-none-match"), ("Bool", "s3:ObjectCreationOperation")])
+}
+
+/// Whether a statement has no other condition than these: each one more leaves cases out.
+fn hangs_on(statement: &Value, known: &[(&str, &str)]) -> bool {
+    let conditions = statement["Condition"].as_object().into_iter().flatten();
+    conditions.flat_map(|(how, keys)| keys.as_object().into_iter().flatten().map(move |(key, _)| (how, key))).all(|(how, key)| {
+        known.iter().any(|(known_how, known_key)| how.eq_ignore_ascii_case(known_how) && key.eq_ignore_ascii_case(known_key))
+    })
 }
 
 #[cfg(test)]
@@ -357,6 +369,9 @@ mod tests {
         let tls = json!({"Effect": "Deny", "Principal": "*", "Action": "s3:*",
             "Condition": {"Bool": {"aws:SecureTransport": "false"}}});
         assert!(denies_plain_http(&tls) && !denies_overwriting(&tls));
+        let mut some = tls.clone();
+        some["Condition"]["StringEquals"] = json!({"aws:PrincipalAccount": "1"});
+        assert!(!denies_plain_http(&some), "others may come without");
         let spelt = json!({"Effect": "Deny", "Principal": {"AWS": ["*"]}, "Action": ["S3:*"],
             "Condition": {"Bool": {"aws:securetransport": [false]}}});
         assert!(denies_plain_http(&spelt));
