@@ -119,8 +119,13 @@ impl<'r> Site<'r> {
     /// What the log says now; in a dry run without what is to count as forgotten.
     async fn stand(&self) -> Result<Footing, PruneError> {
         let (mut footing, _) = self.repository.stand(self.replica).await?;
-        if self.settings.dry_run {
-            footing.snapshots.retain(|id, _| !self.settings.forgotten.contains(id));
+        let gone = &self.settings.forgotten;
+        if self.settings.dry_run && !gone.is_empty() {
+            // A replica that lacks what stays gives nothing up.
+            let live = self.repository.live().await;
+            if live.iter().all(|one| gone.contains(&one.id) || one.mask.has(self.replica)) {
+                footing.snapshots.retain(|id, _| !gone.contains(id));
+            }
         }
         Ok(footing)
     }

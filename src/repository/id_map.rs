@@ -262,4 +262,20 @@ mod tests {
         assert_eq!(map.len(), 5_000);
         assert!(map.tables.len() <= 21 && map.directory.len() <= 1 << 20);
     }
+
+    /// What goes leaves places behind that a table cannot fill again by itself: it must not double for want of them.
+    #[test]
+    fn tables_stay_as_large_after_much_has_gone() {
+        let mut map = LargeIdMap::default();
+        for number in 0..100_000 {
+            map.insert(key(number), number);
+        }
+        for round in 0..4 {
+            map.retain(|_, number| *number % 5 != round);
+            for number in 0..100_000 {
+                map.insert(key(200_000 + 100_000 * round + number), 4);
+            }
+            assert!(map.tables.iter().all(|table| table.map.capacity() <= FULL), "round {round}");
+        }
+    }
 }
