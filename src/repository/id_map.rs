@@ -266,16 +266,20 @@ mod tests {
     /// What goes leaves places behind that a table cannot fill again by itself: it must not double for want of them.
     #[test]
     fn tables_stay_as_large_after_much_has_gone() {
-        let mut map = LargeIdMap::default();
-        for number in 0..100_000 {
-            map.insert(key(number), number);
-        }
-        for round in 0..4 {
-            map.retain(|_, number| *number % 5 != round);
-            for number in 0..100_000 {
-                map.insert(key(200_000 + 100_000 * round + number), 4);
+        for seed in 0..40 {
+            let mut map = LargeIdMap::default();
+            let full = FULL as u32 - 1;
+            for number in 0..full {
+                map.insert(key(seed * 1_000_000 + number), number);
             }
-            assert!(map.tables.iter().all(|table| table.map.capacity() <= FULL), "round {round}");
+            for round in 0..6 {
+                map.retain(|_, number| *number % 6 != round);
+                let lacks = full - map.len() as u32;
+                for number in 0..lacks {
+                    map.insert(key(seed * 1_000_000 + (round + 1) * 100_000 + number), number);
+                }
+                assert!(map.tables.len() == 1 && map.capacity() <= FULL, "round {round}: {} of {FULL}", map.capacity());
+            }
         }
     }
 }
