@@ -1,12 +1,14 @@
-//! Figures to a Pushgateway: one group for each job, named by job and repository only, since a gateway never forgets a group. What
-//! is not posted stays there as it was: a run that failed does not erase when the last one went well. A run that could not learn
+//! Figures to a Pushgateway: one group for each job, and for the run and the lifecycle as a whole, named by job and repository only,
+//! since a gateway never forgets a group. What is not posted stays there as it was: a run that failed does not erase when the last one went well. A run that could not learn
 //! which repository it has tells so in a group without one, and the next run that knows takes that away.
+
+use std::collections::BTreeSet;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE;
 
 use crate::clock::Env;
-use crate::metrics::figures::Figures;
+use crate::metrics::figures::{Figures, Labels};
 use crate::metrics::post::{Address, Patience, delete, post};
 
 /// The group of what belongs to no job.
@@ -17,21 +19,25 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Posts `figures`, group by group; gives what went wrong.
 pub async fn push(env: &Env, to: &Address, repository: &str, figures: &Figures, patience: Patience) -> Vec<String> {
     let mut problems = Vec::new();
-    let mut groups = figures.values_of("job");
-    groups.insert(NO_JOB);
-    for job in groups {
-        let group = figures.only(|labels| labels.get("job").map_or(NO_JOB, String::as_str) == job);
-        if group.iter().next().is_none() {
-            continue;
-        }
-        let unknown = labelled(&to.below(&["metrics"]), "job", job);
-        let (address, told) = match repository {
-            "" => (unknown, None),
-            known => (labelled(&unknown, "repository", known), Some(unknown)),
+    // What is posted takes the place of all that the group has under the same name: a run and a lifecycle, which tell the same of
+    // themselves, have a group each.
+    let group_of = |labels: &Labels| match labels.get("job") {
+        Some(job) => (job.clone(), String::new()),
+        None => (NO_JOB.to_owned(), labels.get("operation").cloned().unwrap_or_default()),
+    };
+    let groups: BTreeSet<(String, String)> = figures.iter().map(|(_, labels, _)| group_of(labels)).collect();
+    for (job, operation) in groups {
+        let group = figures.only(|labels| group_of(labels) == (job.clone(), operation.clone()));
+        let whose = |repository: &str| {
+            let mut address = labelled(&to.below(&["metrics"]), "job", &job);
+            for (label, value) in [("repository", repository), ("operation", &operation)] {
+                address = if value.is_empty() { address } else { labelled(&address, label, value) };
+            }
+            address
         };
-        let mut done = post(env, &address, TEXT, &group.encode(), patience).await;
-        if let (Ok(()), Some(unknown)) = (&done, told) {
-            done = delete(env, &unknown, patience).await;
+        let mut done = post(env, &whose(repository), TEXT, &group.encode(), patience).await;
+        if done.is_ok() && !repository.is_empty() {
+            done = delete(env, &whose(""), patience).await;
         }
         if let Err(why) = done {
             problems.push(format!("pushing the figures of {job:?} to {why}"));

@@ -191,7 +191,8 @@ fn figures_are_pushed_by_job_and_repository_alone() {
     let id = &posted[0].target.rsplit('/').next().expect("an id").to_owned();
     let targets: Vec<&str> = posted.iter().map(|p| p.target.as_str()).collect();
     let target = |job: &str| format!("/gate/metrics/job/{job}/repository/{id}");
-    assert_eq!(targets, [target("dump"), target("files"), target("holdfast")]);
+    let whole = ["/operation/lifecycle", "/operation/run"].map(|of| target("holdfast") + of);
+    assert_eq!(targets, [&[target("dump"), target("files"), target("holdfast")][..], &whole].concat());
     let mut seen = Figures::default();
     for one in &posted {
         let figures = Figures::parse(&one.body);
@@ -207,7 +208,9 @@ fn figures_are_pushed_by_job_and_repository_alone() {
     assert_ne!(desk.run(&["run"]).code, Some(0));
     let posted = watcher.take();
     // It does not know which repository that was: a group of its own says so, until a run knows.
-    let unknown = ["/gate/metrics/job/dump", "/gate/metrics/job/files", "/gate/metrics/job/holdfast"];
+    let unknown = ["dump", "files", "holdfast", "holdfast/operation/lifecycle", "holdfast/operation/run"];
+    let unknown = unknown.map(|group| format!("/gate/metrics/job/{group}"));
+    let unknown: Vec<&str> = unknown.iter().map(String::as_str).collect();
     let targets: Vec<&str> = posted.iter().map(|p| p.target.as_str()).collect();
     assert!(targets.iter().all(|target| unknown.contains(target)) && watcher.deleted().is_empty(), "{targets:?}");
     assert!(
@@ -221,7 +224,7 @@ fn figures_are_pushed_by_job_and_repository_alone() {
     assert!(watcher.door.faults_are_over() && !told.err.contains("pushing"), "{told:?}");
     assert_eq!(watcher.deleted(), unknown);
     watcher.take();
-    watcher.door.fault(Fault::new(Act::Answer { status: 400, headers: Vec::new(), body: "bad figures".into() }).times(3));
+    watcher.door.fault(Fault::new(Act::Answer { status: 400, headers: Vec::new(), body: "bad figures".into() }).times(5));
     let told = desk.expect(0, &["run"]);
     assert!(told.err.contains("pushing the figures of \"dump\"") && told.err.contains("bad figures"), "{told:?}");
     assert_eq!(watcher.take().len(), 0, "a refusal is final");
@@ -367,6 +370,11 @@ fn a_real_gateway_takes_the_figures_and_keeps_what_is_not_told() {
     let named: BTreeSet<&str> = first.iter().map(|(metric, _, _)| metric.name).collect();
     assert_eq!(named, ALL.iter().map(|metric| metric.name).collect(), "the gateway has all of them");
     let success = of(&first, &LAST_SUCCESS_TIMESTAMP, &DUMP).expect("it went well");
+    // A lifecycle by itself takes nothing of the run's away.
+    desk.expect(0, &["lifecycle"]);
+    for operation in ["run", "lifecycle"] {
+        assert_eq!(of(&scraped(), &LAST_RUN_STATUS, &[("operation", operation)]), Some(0.0), "{operation}: {}", get(port));
+    }
     desk.write("dump", "exit 1");
     assert_eq!(desk.run(&["run"]).code, Some(1));
     let second = scraped();
