@@ -281,8 +281,8 @@ impl Plan {
         let held = state.holds.get(id).is_some_and(|hold| in_force(hold, self.now));
         match instead {
             Some(stay) if held || stay.iter().any(|id| state.forgotten.contains(id)) => Standing::Overtaken,
-            // What a log never had cannot be stripped from it; but that it came late must not bring it back.
-            _ if !state.snapshots.contains_key(id) => Standing::Go,
+            // Also of what a log never had: where this log alone is left to say so, others would give it up for a snapshot that
+            // nobody has any more.
             Some(stay) if stay.iter().all(|id| state.snapshots.contains_key(id)) => Standing::Go,
             None if !held && self.live.iter().all(|id| state.snapshots.contains_key(id)) => Standing::Go,
             _ => Standing::Withheld,

@@ -128,7 +128,8 @@ fn the_state_of_an_earlier_time_is_a_repository() {
     let lost = all[1]["id"].as_str().expect("an id").to_owned();
     std::thread::sleep(std::time::Duration::from_millis(20));
     let time = std::time::SystemTime::now();
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    // The server's times are whole seconds.
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
     for i in 0..6 {
         std::fs::write(bucket.desk.at(&format!("src/file-{i}")), noise(100 + i, 700_000)).expect("written");
     }
