@@ -73,6 +73,11 @@ async fn which(repository: &Repository, arguments: &RetireArguments) -> Result<H
         }
         return Ok(id);
     }
+    // It answers, and nothing is there: whoever is missing is somebody else.
+    if repository.set.replicas.iter().any(|r| r.name == arguments.at && repository.unbegun().has(r.index)) {
+        let why = format!("store {} holds no replica: take it out of the configuration, that is all", arguments.at);
+        return Err(Failure::usage(why));
+    }
     let absent = repository.absent_replicas().await;
     let listed = || absent.iter().map(|(id, head)| format!("{} (last seen at slot {})", hex::encode(id), head.slot));
     let matching: Vec<&Hash> = match &arguments.replica_id {

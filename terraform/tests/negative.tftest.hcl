@@ -24,6 +24,20 @@ run "a_job_of_paths_and_a_command" {
   expect_failures = [var.jobs]
 }
 
+run "everybody_as_a_principal" {
+  command = plan
+  module {
+    source = "./modules/aws"
+  }
+  variables {
+    account_id = "111122223333"
+    region     = "eu-west-3"
+    bucket     = "bucket"
+    principals = { reader = ["*"] }
+  }
+  expect_failures = [var.principals]
+}
+
 run "nowhere" {
   command = plan
   module {

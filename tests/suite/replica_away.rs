@@ -354,3 +354,20 @@ fn who_has_nothing_strips_nobody() {
     let copy = back.join(source.strip_prefix("/").expect("absolute"));
     assert_eq!(std::fs::read_to_string(copy).expect("restored"), "hello");
 }
+
+/// A store that is no replica yet is not taken for one that is away.
+#[test]
+fn an_empty_store_is_not_retired_in_the_place_of_another() {
+    let desk = Desk::new(&["one", "two"], "");
+    desk.expect(0, &["backup", "--init", "src"]);
+    let sections =
+        ["one", "two", "three"].map(|name| format!("[[store]]\nname = \"{name}\"\nurl = \"file:stores/{name}\"\n")).concat();
+    desk.configure(&sections, "");
+    std::fs::create_dir(desk.at("stores/three")).expect("made");
+    std::fs::rename(desk.at("stores/two"), desk.at("two")).expect("moved");
+    let told = desk.expect(2, &["retire", "three"]);
+    assert!(told.err.contains("store three holds no replica"), "{}", told.err);
+    std::fs::rename(desk.at("two"), desk.at("stores/two")).expect("moved back");
+    let status = desk.run(&["status"]);
+    assert!(!format!("{}{}", status.out, status.err).contains("retired"), "{status:?}");
+}

@@ -127,6 +127,10 @@ variable "principals" {
     condition     = alltrue([for role in keys(var.principals) : contains(["writer", "pruner", "reader"], role)])
     error_message = "The roles are writer, pruner and reader."
   }
+  validation {
+    condition     = alltrue([for arn in flatten(values(var.principals)) : can(regex("^arn:[^*?]+$", arn))])
+    error_message = "Each is named by its ARN: a pattern would let in whoever comes."
+  }
 }
 
 variable "pods" {

@@ -123,6 +123,10 @@ variable "principals" {
     condition     = alltrue([for role in keys(var.principals) : contains(["writer", "pruner", "reader"], role)])
     error_message = "The roles are writer, pruner and reader."
   }
+  validation {
+    condition     = alltrue([for member in flatten(values(var.principals)) : can(regex("^(user|group|serviceAccount|principal):", member))])
+    error_message = "Each is a user, a group, a service account or a principal: allUsers would let in whoever comes."
+  }
 }
 
 variable "kubernetes_service_accounts" {
