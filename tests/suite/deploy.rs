@@ -83,6 +83,7 @@ fn the_workflow_fetches_the_tokens_that_the_configuration_names() {
             return;
         }
     }
+    assert!(workflow.contains("shell: bash\n        env:\n          AUDIENCES"), "with pipefail, as it is run here");
     let step = workflow
         .split_once("      - name: Tokens\n")
         .and_then(|(_, rest)| rest.split_once("        run: |\n"))
