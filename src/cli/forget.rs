@@ -1,5 +1,7 @@
 //! `holdfast forget`: snapshots that are no longer wanted, by name or by the rules of retention.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -9,6 +11,7 @@ use crate::cli::output::{count, local, name, short, table};
 use crate::cli::select::Filter;
 use crate::cli::snapshots::{object, time};
 use crate::config::Settings;
+use crate::format::Hash;
 use crate::lifecycle::forget::{self, ForgetReport, ReplicaForgot, What, described};
 use crate::lifecycle::retention::decide::{Decision, Group, Rules};
 use crate::lifecycle::retention::group::GroupBy;
@@ -140,8 +143,15 @@ pub async fn run(context: &Context, arguments: ForgetArguments) -> Result<Outcom
 }
 
 /// Forgets what the configuration says, of all snapshots.
-pub async fn step(context: &Context, repository: &Repository, what: &What, dry_run: bool) -> Result<ForgetReport, Failure> {
-    let report = context.interruptible(forget::run(repository, what, &|_: &SnapshotView| true, dry_run)).await??;
+pub async fn step(
+    context: &Context,
+    repository: &Repository,
+    what: &What,
+    lost: &BTreeSet<Hash>,
+    dry_run: bool,
+) -> Result<ForgetReport, Failure> {
+    let whole = |view: &SnapshotView| !lost.contains(&view.id);
+    let report = context.interruptible(forget::run(repository, what, &whole, dry_run)).await??;
     context.output.note_if(repository.save_heads().err());
     Ok(report)
 }
@@ -195,7 +205,7 @@ pub fn configured(context: &Context, settings: &Settings, confirmed: bool) -> Op
 }
 
 /// The snapshots that are named; one that was forgotten before may be named again.
-async fn ids(repository: &Repository, arguments: &ForgetArguments) -> Result<Vec<crate::format::Hash>, Failure> {
+async fn ids(repository: &Repository, arguments: &ForgetArguments) -> Result<Vec<Hash>, Failure> {
     let live = repository.live().await;
     let mut ids = Vec::new();
     for text in &arguments.snapshots {
@@ -205,7 +215,7 @@ async fn ids(repository: &Repository, arguments: &ForgetArguments) -> Result<Vec
             ids.push(repository.meant(views, |view| arguments.filter.admits(view), text).await?.id);
             continue;
         }
-        let fits = |id: &crate::format::Hash| hex::encode(id).starts_with(&wanted);
+        let fits = |id: &Hash| hex::encode(id).starts_with(&wanted);
         let mut matching: Vec<_> = live.iter().map(|one| one.id).filter(fits).collect();
         if matching.is_empty() {
             matching.extend(repository.forgotten_ids().await.into_iter().filter(fits));
@@ -288,7 +298,7 @@ pub fn print(context: &Context, report: &ForgetReport, what: &What, dry_run: boo
 /// How a forget came out; replicas that did not take part are named.
 pub fn outcome(context: &Context, report: &ForgetReport, what: &What) -> Outcome {
     let mut outcome = Outcome::success();
-    let passed = |id: &&crate::format::Hash| matches!(what, What::ByRules(_)) && !report.forgotten.contains(*id);
+    let passed = |id: &&Hash| matches!(what, What::ByRules(_)) && !report.forgotten.contains(*id);
     for id in report.unreadable.iter().filter(passed) {
         context.output.problem("forget", &short(id), "it is damaged or missing at every store that holds it, and was left alone");
         outcome.join(Outcome::failure(Fault::Integrity, None));

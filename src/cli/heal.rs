@@ -151,7 +151,7 @@ pub fn summary(report: &HealReport, begun: &[String]) -> serde_json::Value {
         "replicas": report.replicas.iter().map(|r| json!({
             "name": r.name, "new": begun.contains(&r.name), "snapshots_lacked": r.lacked, "snapshots_healed": r.snapshots,
             "bytes_needed": r.needed, "packs_copied": r.packs_copied, "packs_made": r.packs_made, "bytes_sent": r.bytes_sent,
-            "keys": r.keys, "objects_replaced": r.replaced, "sources": r.sources, "behind": r.behind,
+            "keys": r.keys, "objects_replaced": r.replaced, "sources": r.sources, "bytes_in_doubt": r.in_doubt, "behind": r.behind,
         })).collect::<Vec<_>>(),
         "lost": report.lost.iter().map(|(id, replica, why)| json!({
             "snapshot_id": hex::encode(id), "replica": replica, "message": why,
@@ -186,6 +186,10 @@ pub fn print(context: &Context, report: &HealReport) {
     {
         let (replica, from) = (name(replica.as_bytes()), name(from.as_bytes()));
         context.output.line(format_args!("{replica} would get {} from {from}", size(*bytes)));
+    }
+    for replica in report.replicas.iter().filter(|r| r.in_doubt > 0) {
+        let (replica, bytes) = (name(replica.name.as_bytes()), size(replica.in_doubt));
+        context.output.line(format_args!("{replica} needs {bytes} that only damaged packs may still have"));
     }
     let what = if report.dry_run { "dry run, nothing was written" } else { "done" };
     context.output.line(format_args!("{what} in {}", duration(report.duration)));

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
-use crate::cli::output::name;
+use crate::cli::output::{name, short};
 use crate::cli::prune::PruneArguments;
 use crate::cli::run::{Ended, tell, uuid};
 use crate::cli::{figures, forget, heal, prune, verify};
@@ -96,7 +96,9 @@ pub async fn steps(
 
     steps.begin("heal");
     let healed = heal::step(context, settings, unlock, &mut repository, Vec::new(), dry_run).await;
+    let mut lost = BTreeSet::new();
     if let Some((report, begun)) = steps.done("heal", healed) {
+        lost.extend(report.lost.iter().map(|(id, ..)| *id));
         let outcome = heal::outcome(context, &report);
         steps.report("heal", heal::summary(&report, &begun), outcome, || heal::print(context, &report));
     }
@@ -110,7 +112,14 @@ pub async fn steps(
                 steps.skip("forget", "there are no rules in [retention]: nothing is forgotten");
             }
             Some(what) => {
-                let done = forget::step(context, &repository, &what, dry_run).await;
+                // What can be had nowhere must not stand in for what is whole: no rule counts it, and none forgets it.
+                for id in &lost {
+                    let id = short(id);
+                    context
+                        .output
+                        .note(&format!("snapshot {id} is not whole anywhere: no rule counts it (`holdfast forget {id}` does)"));
+                }
+                let done = forget::step(context, &repository, &what, &lost, dry_run).await;
                 if let Some(report) = steps.done("forget", done) {
                     going.clone_from(&report.forgotten);
                     let outcome = forget::outcome(context, &report, &what);

@@ -19,7 +19,7 @@ pub struct RetireArguments {
     /// The id of its replica, where the store does not answer and several are missing
     #[arg(long, value_name = "ID")]
     pub replica_id: Option<String>,
-    /// Also where snapshots lie there that no other store holds
+    /// Also where snapshots lie there that no other store holds, or where the store does not answer and that cannot be known
     #[arg(long)]
     pub give_up: bool,
 }
@@ -85,6 +85,13 @@ async fn which(repository: &Repository, arguments: &RetireArguments) -> Result<H
         Some(text) => absent.keys().filter(|id| hex::encode(id).starts_with(&text.to_ascii_lowercase())).collect(),
     };
     match matching[..] {
+        [_] if !arguments.give_up => Err(Failure::new(
+            Fault::Refused,
+            format!(
+                "store {} does not answer, so nobody knows whether snapshots lie only there: --give-up takes it out all the same",
+                arguments.at
+            ),
+        )),
         [one] => Ok(*one),
         [] => Err(Failure::usage(format!(
             "no log has seen the replica at store {}, which does not answer: take it out of the configuration, that is all",

@@ -17,7 +17,7 @@ use crate::lifecycle::closure::Closure;
 use crate::lifecycle::forget::carry;
 use crate::lifecycle::heal_commit::{Pending, commit, reliance};
 use crate::lifecycle::heal_objects::{self, Replaced};
-use crate::lifecycle::heal_plan::{Move, Needs, PackFacts, plan};
+use crate::lifecycle::heal_plan::{Move, Needs, PackFacts, plan, sources};
 use crate::lifecycle::heal_report::{HealReport, ReplicaHealed};
 use crate::lifecycle::transfer::{Moved, Transfer};
 use crate::progress::{Progress, Stop};
@@ -187,7 +187,7 @@ struct Healing<'r> {
     keys: BTreeMap<usize, u64>,
     /// A key object that is damaged, by target.
     /// Where a dry run would read what each target lacks: bytes by replica.
-    sources: BTreeMap<usize, BTreeMap<String, u64>>,
+    sources: BTreeMap<usize, BTreeMap<Option<String>, u64>>,
     damaged_keys: BTreeMap<usize, String>,
     /// Segments and snapshots' objects that were replaced, by target.
     objects: BTreeMap<usize, Replaced>,
@@ -357,16 +357,8 @@ impl Healing<'_> {
     async fn foretell(&mut self, moves: &[Move]) -> Result<(), HealError> {
         let index = self.repository.index().await?;
         let chunks = index.read().expect("no panic while the index is locked");
-        for one in moves {
-            let order = self.repository.set.reading_order(chunks.pack(one.pack).usable());
-            let Some(source) = order.first() else { continue };
-            for wanted in &one.frames {
-                for target in wanted.to.indices() {
-                    let bytes = self.sources.entry(target).or_default().entry(source.name.clone()).or_default();
-                    *bytes += u64::from(wanted.spot.1);
-                }
-            }
-        }
+        let order = |pack| self.repository.set.reading_order(chunks.pack(pack).usable());
+        self.sources = sources(moves, |pack| order(pack).first().map(|replica| replica.name.clone()));
         Ok(())
     }
 
@@ -439,7 +431,12 @@ impl Healing<'_> {
             };
             let left = left.get(&i).copied().unwrap_or(0);
             let lost = self.report.lost.iter().any(|(_, name, _)| *name == replica.name);
-            healed.sources = self.sources.remove(&i).unwrap_or_default();
+            for (source, bytes) in self.sources.remove(&i).unwrap_or_default() {
+                match source {
+                    Some(source) => drop(healed.sources.insert(source, bytes)),
+                    None => healed.in_doubt = bytes,
+                }
+            }
             if self.settings.dry_run && self.targets.has(i) && !lost {
                 // It would be healed, but for what has no other place.
                 (healed.fault, healed.behind) = (objects.left.as_ref().map(|_| Fault::Integrity), objects.left);

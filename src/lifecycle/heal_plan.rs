@@ -89,6 +89,20 @@ impl Move {
     }
 }
 
+/// How many bytes each target would get from where, by its index; `source` names who is read first for a pack, if anybody is trusted.
+pub fn sources(moves: &[Move], source: impl Fn(u32) -> Option<String>) -> BTreeMap<usize, BTreeMap<Option<String>, u64>> {
+    let mut all: BTreeMap<usize, BTreeMap<Option<String>, u64>> = BTreeMap::new();
+    for one in moves {
+        let source = source(one.pack);
+        for wanted in &one.frames {
+            for target in wanted.to.indices() {
+                *all.entry(target).or_default().entry(source.clone()).or_default() += u64::from(wanted.spot.1);
+            }
+        }
+    }
+    all
+}
+
 /// A pack goes as it is to a target that lacks at least half of its bytes, where its name is good and its bytes are trusted;
 /// everything else goes frame by frame.
 pub fn plan(needs: Needs, facts: impl Fn(u32) -> PackFacts) -> Vec<Move> {

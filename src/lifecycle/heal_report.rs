@@ -25,6 +25,8 @@ pub struct ReplicaHealed {
     pub bytes_sent: u64,
     /// Where they would be read: bytes by replica. A dry run says it; else what is read first depends on who answers.
     pub sources: BTreeMap<String, u64>,
+    /// What a dry run does not know to lie anywhere sound: damaged packs may still have it. In bytes.
+    pub in_doubt: u64,
     /// Key objects it got.
     pub keys: u64,
     /// Index segments and snapshots' objects that were damaged or missing there, and that others stand for now.

@@ -96,6 +96,16 @@ pub struct Requests {
 }
 
 impl Requests {
+    fn plus(self, more: Requests) -> Requests {
+        Requests {
+            put: self.put + more.put,
+            get: self.get + more.get,
+            stat: self.stat + more.stat,
+            list: self.list + more.list,
+            delete: self.delete + more.delete,
+        }
+    }
+
     fn between(before: &MeterFigures, after: &MeterFigures) -> Requests {
         let calls = |operation| after.total(operation).calls.saturating_sub(before.total(operation).calls);
         Requests {
@@ -139,7 +149,7 @@ pub struct ReplicaPruned {
     pub condemned: u64,
     /// What was removed from the store, and what waits for that.
     pub deleted: Deleted,
-    /// What was asked of the store (in a dry run: what would be, about, beyond what the dry run asked).
+    /// What was asked of the store (in a dry run: what would be, about).
     pub requests: Requests,
     /// Why nothing, or not all, was done there.
     pub behind: Option<String>,
@@ -214,9 +224,9 @@ pub async fn run(
         let done = site.run().await;
         report.notes.append(&mut site.notes);
         let mut one = site.report;
-        if !settings.dry_run {
-            one.requests = Requests::between(&before, &meter.snapshot());
-        }
+        // A dry run has read what a run would read first; to that comes what it foretells.
+        let asked = Requests::between(&before, &meter.snapshot());
+        one.requests = if settings.dry_run { one.requests.plus(asked) } else { asked };
         match done {
             Ok(()) => {}
             Err(PruneError::Interrupted) => {

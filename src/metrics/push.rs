@@ -1,6 +1,7 @@
 //! Figures to a Pushgateway: one group for each job, and for the run and the lifecycle as a whole, named by job and repository only,
-//! since a gateway never forgets a group. What is not posted stays there as it was: a run that failed does not erase when the last one went well. A run that could not learn
-//! which repository it has tells so in a group without one, and the next run that knows takes that away.
+//! since a gateway never forgets a group. What is not posted stays there as it was: a run that failed does not erase when the last
+//! one went well. A run that could not learn which repository it has tells so in a group without one, and the next run that knows
+//! takes that away.
 
 use std::collections::BTreeSet;
 
@@ -35,12 +36,11 @@ pub async fn push(env: &Env, to: &Address, repository: &str, figures: &Figures, 
             }
             address
         };
-        let mut done = post(env, &whose(repository), TEXT, &group.encode(), patience).await;
-        if done.is_ok() && !repository.is_empty() {
-            done = delete(env, &whose(""), patience).await;
-        }
-        if let Err(why) = done {
-            problems.push(format!("pushing the figures of {job:?} to {why}"));
+        match post(env, &whose(repository), TEXT, &group.encode(), patience).await {
+            // Not everything that takes figures lets them be deleted: then there is nothing to mend here.
+            Ok(()) if !repository.is_empty() => drop(delete(env, &whose(""), patience).await),
+            Ok(()) => {}
+            Err(why) => problems.push(format!("pushing the figures of {job:?} to {why}")),
         }
     }
     problems

@@ -2,11 +2,11 @@
 //! other. A store that is the only one: what it lost comes back from the source. And the way back from a prune by old versions.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use crate::support::desk::{Desk, Told, end};
 use crate::support::s3_server::{REGION, S3Server};
 use crate::support::source_tree::noise;
+use crate::support::stage::files_below;
 
 /// A desk with a store `far` in a bucket, and a store `near` in a directory unless it is to be alone.
 struct Bucket {
@@ -62,7 +62,7 @@ impl Bucket {
         let target = tempfile::tempdir_in(self.desk.at("")).expect("a folder");
         let (what, below) = (format!("latest:{}", self.desk.at("src").display()), target.path().join("back"));
         self.expect(0, &["restore", &what, "--from", from, "--target", below.to_str().expect("UTF-8")]);
-        assert!(files(below) == files(self.desk.at("src")), "{from}");
+        assert!(files_below(&below) == files_below(&self.desk.at("src")), "{from}");
     }
 }
 
@@ -120,12 +120,19 @@ fn what_the_only_store_lost_comes_back_from_the_source() {
 fn the_state_of_an_earlier_time_is_a_repository() {
     let bucket = Bucket::new(false);
     bucket.server.bucket(|bucket| bucket.versioned = true);
+    // Something is gone before that time already.
+    bucket.desk.write("src/gone.txt", "soon gone");
+    bucket.expect(0, &["backup", "src"]);
+    std::fs::remove_file(bucket.desk.at("src/gone.txt")).expect("removed");
+    bucket.expect(0, &["backup", "src"]);
+    bucket.expect(0, &["forget", "--keep-last", "1"]);
+    bucket.expect(0, &["prune", "--mercy", "0s", "--max-unused", "0"]);
     bucket.desk.write("src/a.txt", "not seen before");
     bucket.expect(0, &["backup", "src"]);
-    let then = files(bucket.desk.at("src"));
+    let then = files_below(&bucket.desk.at("src"));
     let json = bucket.expect(0, &["snapshots", "--json"]).out;
     let all: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    let lost = all[1]["id"].as_str().expect("an id").to_owned();
+    let lost = all.as_array().and_then(|all| all.last()?["id"].as_str()).expect("an id").to_owned();
     std::thread::sleep(std::time::Duration::from_millis(20));
     let time = std::time::SystemTime::now();
     // The server's times are whole seconds.
@@ -149,16 +156,61 @@ fn the_state_of_an_earlier_time_is_a_repository() {
         for (key, version) in states.into_iter().filter(|(_, version)| version.body.is_some()) {
             bucket.put(&key.replacen("far/", "earlier/", 1), true, version).expect("nothing lies there");
         }
+        // Where nobody knows when something was deleted, all that was made by then comes back.
+        let made: Vec<_> =
+            bucket.versions("far/").into_iter().map(|(key, version, _)| (key.to_owned(), version.clone())).collect();
+        for (key, version) in made.into_iter().filter(|(_, version)| version.body.is_some() && version.modified <= time) {
+            bucket.put(&key.replacen("far/", "more/", 1), true, version).expect("nothing lies there");
+        }
+        assert!(bucket.versions("more/").len() > bucket.versions("earlier/").len(), "too much comes back");
     });
-    let config = bucket.desk.read("holdfast.toml").replace("bucket/far?", "bucket/earlier?").replace("\"state\"", "\"fresh\"");
-    bucket.desk.write("earlier.toml", &config);
-    let (what, below) = (format!("{lost}:{}", bucket.desk.at("src").display()), bucket.desk.at("back"));
-    bucket.expect(0, &["--config", "earlier.toml", "restore", &what, "--target", below.to_str().expect("UTF-8")]);
-    assert!(files(below) == then);
-    bucket.expect(0, &["--config", "earlier.toml", "verify", "--read-data"]);
+    for place in ["earlier", "more"] {
+        let config = bucket.desk.read("holdfast.toml").replace("bucket/far?", &format!("bucket/{place}?"));
+        let name = format!("{place}.toml");
+        bucket.desk.write(&name, &config.replace("\"state\"", &format!("\"state-{place}\"")));
+        let (what, below) = (format!("{lost}:{}", bucket.desk.at("src").display()), bucket.desk.at(&format!("back-{place}")));
+        bucket.expect(0, &["--config", &name, "restore", &what, "--target", below.to_str().expect("UTF-8")]);
+        assert!(files_below(&below) == then, "{place}");
+        bucket.expect(0, &["--config", &name, "verify", "--read-data"]);
+    }
 }
 
-fn files(folder: PathBuf) -> BTreeMap<std::ffi::OsString, Vec<u8>> {
-    let items = std::fs::read_dir(folder).expect("a folder").flatten();
-    items.map(|item| (item.file_name(), std::fs::read(item.path()).expect("read"))).collect()
+/// Where the newest snapshot can be had whole nowhere, the rules count the one before it, and the lifecycle leaves that alone.
+#[test]
+fn a_lost_snapshot_stands_in_for_no_whole_one() {
+    let rules =
+        "[retention]\nkeep_last = 1\n[lifecycle]\nforget_floor = \"0 s\"\n[prune]\nmercy = \"0 s\"\nmax_unused = \"0 B\"\n";
+    let desk = Desk::new(&["one", "two"], rules);
+    std::fs::write(desk.at("src/file"), noise(1, 700_000)).expect("written");
+    desk.expect(0, &["backup", "--init", "src"]);
+    let old = files_below(&desk.at("src"));
+    let packs = |store: &str| files_below(&desk.at(&format!("stores/{store}/data")));
+    let before = packs("one");
+    std::fs::write(desk.at("src/file"), noise(2, 700_000)).expect("written");
+    desk.expect(0, &["backup", "src"]);
+    for store in ["one", "two"] {
+        for (name, mut bytes) in packs(store).into_iter().filter(|(name, _)| !before.contains_key(name)) {
+            let name = String::from_utf8(name).expect("plain").replace('\0', "/");
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            let path = desk.at(&format!("stores/{store}/data/{name}"));
+            std::fs::remove_file(&path).expect("removed");
+            std::fs::write(path, bytes).expect("written");
+        }
+    }
+    desk.expect(14, &["verify", "--read-data"]);
+    // A dry run reads nothing, so it knows of a doubt alone.
+    let told = desk.expect(0, &["heal", "--dry-run"]);
+    assert!(told.out.contains("that only damaged packs may still have"), "{}", told.out);
+    for words in [&["lifecycle", "--confirm"]; 2] {
+        let told = desk.expect(14, words);
+        assert!(told.err.contains("is not whole anywhere: no rule counts it"), "{}\n{}", told.out, told.err);
+    }
+    let (what, below) = (format!("latest~1:{}", desk.at("src").display()), desk.at("back"));
+    desk.expect(0, &["restore", &what, "--target", below.to_str().expect("UTF-8")]);
+    assert!(files_below(&below) == old);
+    // Forgotten by name it is gone, and all is well again.
+    desk.expect(0, &["forget", "latest"]);
+    desk.expect(0, &["lifecycle"]);
+    desk.expect(0, &["verify", "--read-data"]);
 }

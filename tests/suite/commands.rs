@@ -357,10 +357,13 @@ fn a_lost_store_is_retired() {
     desk.expect(0, &["backup"]);
     desk.expect(2, &["retire", "three"]);
     std::fs::rename(desk.at("stores/two"), desk.at("away")).expect("moved");
-    let (out, _) = desk.expect(0, &["retire", "two"]);
+    // What lies there cannot be known.
+    let (_, err) = desk.expect(17, &["retire", "two"]);
+    assert!(err.contains("--give-up"), "{err}");
+    let (out, _) = desk.expect(0, &["retire", "--give-up", "two"]);
     assert!(out.contains("store two is retired, the logs of one say so"), "{out}");
     // It is not known to be missing any more.
-    desk.expect(2, &["retire", "two"]);
+    desk.expect(2, &["retire", "--give-up", "two"]);
     // Back again, it is not written to; what it holds can be read.
     std::fs::rename(desk.at("away"), desk.at("stores/two")).expect("moved");
     let before = files(&desk.at("stores/two"));

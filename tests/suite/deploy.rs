@@ -8,6 +8,8 @@ use std::process::{Command, Output, Stdio};
 use holdfast::config::resolve::resolve;
 use holdfast::config::{Environment, Overrides};
 
+use crate::support::running::serve;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast");
 
 fn here(path: &str) -> PathBuf {
@@ -91,21 +93,12 @@ fn the_workflow_fetches_the_tokens_that_the_configuration_names() {
         .1;
     let step: String =
         step.lines().take_while(|line| line.starts_with("          ")).map(|line| format!("{}\n", &line[10..])).collect();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("http://{}/token?api-version=2.0", listener.local_addr().expect("bound"));
-    std::thread::spawn(move || {
-        use std::io::{Read, Write};
-        for mut stream in listener.incoming().flatten() {
-            let mut asked = [0; 4096];
-            let length = stream.read(&mut asked).unwrap_or(0);
-            let asked = String::from_utf8_lossy(&asked[..length]).into_owned();
-            let audience =
-                asked.split_once("&audience=").and_then(|(_, rest)| rest.split(' ').next()).unwrap_or_default().to_owned();
-            let known = asked.to_lowercase().contains("authorization: bearer secret");
-            let body = if known { format!("{{\"value\":\"for {audience}\"}}") } else { "{}".to_owned() };
-            let _ = write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        }
+    let at = serve(|asked| {
+        let audience = asked.split_once("&audience=").and_then(|(_, rest)| rest.split(' ').next()).unwrap_or_default();
+        let known = asked.to_lowercase().contains("authorization: bearer secret");
+        if known { format!("{{\"value\":\"for {audience}\"}}") } else { "{}".to_owned() }
     });
+    let url = format!("http://{at}/token?api-version=2.0");
     let run = |token: &str| {
         let mut command = Command::new("bash");
         command.args(["-eo", "pipefail", "-c", &step]).current_dir(folder.path()).env("AUDIENCES", audiences);

@@ -13,8 +13,9 @@ use holdfast::metrics::names::{
 };
 use serde_json::Value;
 
-use crate::support::desk::{Desk, end, is_installed, until};
+use crate::support::desk::{Desk, end, is_installed};
 use crate::support::door::{Act, Fault};
+use crate::support::running::{Running, free, get};
 use crate::support::s3_server::S3Server;
 use crate::support::watcher::Watcher;
 
@@ -339,24 +340,10 @@ fn a_real_gateway_takes_the_figures_and_keeps_what_is_not_told() {
         return;
     }
     let desk = desk("[[job]]\nname = \"..\"\npaths = [\"src/a.txt\"]\n");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
-    let gateway = Command::new("prometheus-pushgateway")
-        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("started");
-    struct Gateway(std::process::Child);
-    impl Drop for Gateway {
-        fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
-    let _gateway = Gateway(gateway);
-    until("the gateway", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-    desk.write("holdfast.toml", &format!("{}[metrics]\npush = \"http://127.0.0.1:{port}\"\n", desk.read("holdfast.toml")));
-    let scraped = || Figures::parse(&get(port));
+    let at = free();
+    let _gateway = Running::listening("prometheus-pushgateway", &[format!("--web.listen-address={at}")], at);
+    desk.write("holdfast.toml", &format!("{}[metrics]\npush = \"http://{at}\"\n", desk.read("holdfast.toml")));
+    let scraped = || Figures::parse(&shown(at));
     // Without a repository there is no telling which one failed; once there is one, no group says that any more.
     let told = desk.run(&["run"]);
     assert_eq!(told.code, Some(10), "{told:?}");
@@ -365,15 +352,15 @@ fn a_real_gateway_takes_the_figures_and_keeps_what_is_not_told() {
     let told = end(desk.start(&["run", "--init"]));
     assert!(told.code == Some(0) && !told.err.contains("pushing"), "{told:?}");
     let first = scraped();
-    assert!(!nameless(&first), "{}", get(port));
-    assert!(of(&first, &LAST_SUCCESS_TIMESTAMP, &[("job", ".."), ("operation", "backup")]).is_some(), "{}", get(port));
+    assert!(!nameless(&first), "{}", shown(at));
+    assert!(of(&first, &LAST_SUCCESS_TIMESTAMP, &[("job", ".."), ("operation", "backup")]).is_some(), "{}", shown(at));
     let named: BTreeSet<&str> = first.iter().map(|(metric, _, _)| metric.name).collect();
     assert_eq!(named, ALL.iter().map(|metric| metric.name).collect(), "the gateway has all of them");
     let success = of(&first, &LAST_SUCCESS_TIMESTAMP, &DUMP).expect("it went well");
     // A lifecycle by itself takes nothing of the run's away.
     desk.expect(0, &["lifecycle"]);
     for operation in ["run", "lifecycle"] {
-        assert_eq!(of(&scraped(), &LAST_RUN_STATUS, &[("operation", operation)]), Some(0.0), "{operation}: {}", get(port));
+        assert_eq!(of(&scraped(), &LAST_RUN_STATUS, &[("operation", operation)]), Some(0.0), "{operation}: {}", shown(at));
     }
     desk.write("dump", "exit 1");
     assert_eq!(desk.run(&["run"]).code, Some(1));
@@ -382,12 +369,7 @@ fn a_real_gateway_takes_the_figures_and_keeps_what_is_not_told() {
 }
 
 /// What a scrape of the gateway gives, less the labels that it adds.
-fn get(port: u16) -> String {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connected");
-    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: gateway\r\n\r\n").expect("asked");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("answered");
+fn shown(at: std::net::SocketAddr) -> String {
     // Series without a job are in a group of their own; its name is not theirs.
-    answer.replace("instance=\"\",", "").replace("job=\"holdfast\",", "")
+    get(at, "/metrics").expect("answered").replace("instance=\"\",", "").replace("job=\"holdfast\",", "")
 }

@@ -2,57 +2,17 @@
 //! the real binary leaves them, and has our rules. Jobs keep their names on both ways.
 #![allow(clippy::disallowed_methods, reason = "the processes' time is the machine's")]
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
 use crate::support::desk::{Desk, is_installed, until};
-
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound")
-}
-
-fn started(program: &str, arguments: &[&str]) -> Running {
-    let child = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    Running(child.expect("started"))
-}
-
-/// Serves a file as the text file collector does.
-fn serving(file: std::path::PathBuf) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let at = listener.local_addr().expect("bound");
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut asked = [0; 4096];
-            let _ = stream.read(&mut asked);
-            let text = std::fs::read_to_string(&file).unwrap_or_default();
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\nconnection: close\r\n";
-            let _ = write!(stream, "{head}content-length: {}\r\n\r\n{text}", text.len());
-        }
-    });
-    at
-}
+use crate::support::running::{Running, free, get, serve};
 
 /// What Prometheus answers, once it does.
 fn ask(at: SocketAddr, path: &str) -> Option<Value> {
-    let mut stream = TcpStream::connect(at).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: prometheus\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+    serde_json::from_str(&get(at, path)?).ok()
 }
 
 #[test]
@@ -66,14 +26,15 @@ fn a_real_prometheus_scrapes_what_the_rules_need() {
     let gateway = free();
     let jobs = "[[job]]\nname = \"files\"\npaths = [\"src\"]\nevery = \"1d\"\n";
     let desk = Desk::new(&["one", "two"], &format!("{jobs}[metrics]\nfile = \"figures.prom\"\npush = \"http://{gateway}\"\n"));
-    let _gateway = started("prometheus-pushgateway", &[&format!("--web.listen-address={gateway}")]);
-    until("the gateway", || TcpStream::connect(gateway).is_ok());
+    let _gateway = Running::listening("prometheus-pushgateway", &[format!("--web.listen-address={gateway}")], gateway);
     desk.expect(0, &["run", "--init"]);
 
     let monitoring = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/monitoring");
     let readme = std::fs::read_to_string(monitoring.join("README.md")).expect("there");
     let printed = readme.split_once("```yaml\n").and_then(|(_, rest)| rest.split_once("```")).expect("a configuration").0;
-    let (node, rules) = (serving(desk.at("figures.prom")), monitoring.join("alerts.yml"));
+    let (file, rules) = (desk.at("figures.prom"), monitoring.join("alerts.yml"));
+    // As the text file collector does.
+    let node = serve(move |_| std::fs::read_to_string(&file).unwrap_or_default());
     let mut config = "global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\n".to_owned();
     let with = [
         ("pushgateway:9091", gateway.to_string()),
@@ -91,7 +52,7 @@ fn a_real_prometheus_scrapes_what_the_rules_need() {
         format!("--storage.tsdb.path={}", desk.at("series").display()),
         format!("--web.listen-address={at}"),
     ];
-    let _prometheus = started("prometheus", &told.each_ref().map(String::as_str));
+    let _prometheus = Running::listening("prometheus", &told, at);
 
     // By both ways the job has our name for it, and the same success.
     let query = "/api/v1/query?query=holdfast_last_success_timestamp_seconds%7Bjob%3D%22files%22%7D";

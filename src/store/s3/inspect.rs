@@ -372,6 +372,11 @@ mod tests {
         let mut some = tls.clone();
         some["Condition"]["StringEquals"] = json!({"aws:PrincipalAccount": "1"});
         assert!(!denies_plain_http(&some), "others may come without");
+        let mut create = json!({"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject",
+            "Condition": {"Null": {"s3:if-none-match": "true"}, "Bool": {"s3:ObjectCreationOperation": "true"}}});
+        assert!(denies_overwriting(&create));
+        create["Condition"]["ArnLike"] = json!({"aws:PrincipalArn": "arn:aws:iam::1:role/x"});
+        assert!(!denies_overwriting(&create), "others may overwrite");
         let spelt = json!({"Effect": "Deny", "Principal": {"AWS": ["*"]}, "Action": ["S3:*"],
             "Condition": {"Bool": {"aws:securetransport": [false]}}});
         assert!(denies_plain_http(&spelt));

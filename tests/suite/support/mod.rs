@@ -29,6 +29,7 @@ pub mod recording_store;
 pub mod replicas;
 pub mod rig;
 pub mod rights;
+pub mod running;
 pub mod s3_bucket;
 pub mod s3_server;
 pub mod s3_service;
