@@ -12,6 +12,7 @@ use crate::cli::select::Filter;
 use crate::cli::snapshots::{object, time};
 use crate::config::Settings;
 use crate::format::Hash;
+use crate::lifecycle::doubt;
 use crate::lifecycle::forget::{self, ForgetReport, ReplicaForgot, What, described};
 use crate::lifecycle::retention::decide::{Decision, Group, Rules};
 use crate::lifecycle::retention::group::GroupBy;
@@ -133,27 +134,45 @@ pub async fn run(context: &Context, arguments: ForgetArguments) -> Result<Outcom
         None => What::Named(context.interruptible(ids(&repository, &arguments)).await??),
     };
     let among = |view: &SnapshotView| arguments.filter.admits(view);
-    let report = context.interruptible(forget::run(&repository, &what, &among, arguments.dry_run)).await??;
-    context.output.note_if(repository.save_heads().err());
+    let (report, doubtful) = step(context, &repository, &what, &among, &BTreeSet::new(), arguments.dry_run).await?;
     context.output.summary(&summary(&report, &what));
     if !context.output.json {
         print(context, &report, &what, arguments.dry_run);
     }
-    Ok(outcome(context, &report, &what))
+    let mut outcome = outcome(context, &report, &what);
+    if doubtful {
+        outcome.join(Outcome::failure(Fault::Integrity, None));
+    }
+    Ok(outcome)
 }
 
-/// Forgets what the configuration says, of all snapshots.
+/// Forgets, and says whether some snapshots were left alone because nobody can vouch for them: what may be had nowhere must not
+/// stand in for what is whole, so no rule counts it, and none forgets it. `lost`: snapshots of which that is known already.
 pub async fn step(
     context: &Context,
     repository: &Repository,
     what: &What,
+    among: &(dyn Fn(&SnapshotView) -> bool + Send + Sync),
     lost: &BTreeSet<Hash>,
     dry_run: bool,
-) -> Result<ForgetReport, Failure> {
-    let whole = |view: &SnapshotView| !lost.contains(&view.id);
+) -> Result<(ForgetReport, bool), Failure> {
+    let mut doubtful = match what {
+        What::ByRules(_) => context.interruptible(doubt::doubtful(repository, &context.stop)).await??,
+        What::Named(_) => BTreeSet::new(),
+    };
+    doubtful.retain(|id| !lost.contains(id));
+    for id in lost.iter().map(|id| short(id)) {
+        context.output.note(&format!("snapshot {id} is not whole anywhere: no rule counts it (`holdfast forget {id}` does)"));
+    }
+    for id in doubtful.iter().map(|id| short(id)) {
+        let why = "damage was found in what it needs at every store that holds it, so no rule counts it and none forgets it";
+        let next = format!("`holdfast heal` restores what can be had, `holdfast forget {id}` gives it up");
+        context.output.problem("forget", &id, &format!("{why}: {next}"));
+    }
+    let whole = |view: &SnapshotView| !doubtful.contains(&view.id) && !lost.contains(&view.id) && among(view);
     let report = context.interruptible(forget::run(repository, what, &whole, dry_run)).await??;
     context.output.note_if(repository.save_heads().err());
-    Ok(report)
+    Ok((report, !doubtful.is_empty()))
 }
 
 /// The rules of the command line, else of the configuration.

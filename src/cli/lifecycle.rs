@@ -7,12 +7,13 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
-use crate::cli::output::{name, short};
+use crate::cli::output::name;
 use crate::cli::prune::PruneArguments;
 use crate::cli::run::{Ended, tell, uuid};
 use crate::cli::{figures, forget, heal, prune, verify};
 use crate::clock::Env;
 use crate::config::Settings;
+use crate::format::Hash;
 use crate::lifecycle::prune::PruneSettings;
 use crate::lifecycle::rotation::{self, Due, NOTE_ROTATION};
 use crate::metrics::ping::Sign;
@@ -96,9 +97,9 @@ pub async fn steps(
 
     steps.begin("heal");
     let healed = heal::step(context, settings, unlock, &mut repository, Vec::new(), dry_run).await;
-    let mut lost = BTreeSet::new();
+    let mut lost = None;
     if let Some((report, begun)) = steps.done("heal", healed) {
-        lost.extend(report.lost.iter().map(|(id, ..)| *id));
+        lost = Some(report.lost.iter().map(|(id, ..)| *id).collect::<BTreeSet<_>>());
         let outcome = heal::outcome(context, &report);
         steps.report("heal", heal::summary(&report, &begun), outcome, || heal::print(context, &report));
     }
@@ -106,24 +107,21 @@ pub async fn steps(
     let (mut forgotten, mut going) = (false, BTreeSet::new());
     if steps.go_on() {
         steps.begin("forget");
-        match forget::configured(context, settings, arguments.confirm) {
-            None => {
+        match (forget::configured(context, settings, arguments.confirm), lost) {
+            (None, _) => {
                 forgotten = true;
                 steps.skip("forget", "there are no rules in [retention]: nothing is forgotten");
             }
-            Some(what) => {
-                // What can be had nowhere must not stand in for what is whole: no rule counts it, and none forgets it.
-                for id in &lost {
-                    let id = short(id);
-                    context
-                        .output
-                        .note(&format!("snapshot {id} is not whole anywhere: no rule counts it (`holdfast forget {id}` does)"));
-                }
-                let done = forget::step(context, &repository, &what, &lost, dry_run).await;
-                if let Some(report) = steps.done("forget", done) {
+            (Some(_), None) => steps.skip("forget", "heal failed, so nobody knows what is whole: nothing is forgotten"),
+            (Some(what), Some(lost)) => {
+                let done = forget::step(context, &repository, &what, &|_| true, &lost, dry_run).await;
+                if let Some((report, doubtful)) = steps.done("forget", done) {
                     going.clone_from(&report.forgotten);
-                    let outcome = forget::outcome(context, &report, &what);
+                    let mut outcome = forget::outcome(context, &report, &what);
                     forgotten = matches!(outcome.code(), 0 | 4 | 14);
+                    if doubtful {
+                        outcome.join(Outcome::failure(Fault::Integrity, None));
+                    }
                     let over = report.over_limit.clone();
                     steps.report("forget", forget::summary(&report, &what), outcome, || {
                         forget::print(context, &report, &what, dry_run);
@@ -165,7 +163,7 @@ pub async fn steps(
         match dry_run {
             true => {
                 let due = due(&repository, settings, today(&context.env)).await;
-                let slices: Vec<Value> = due.iter().map(|(store, due)| slices(store, *due)).collect();
+                let slices: Vec<Value> = due.iter().map(|(store, (due, _))| slices(store, *due)).collect();
                 steps.skip("verify", "a dry run reads nothing");
                 steps.said.insert("slices".into(), slices.into());
             }
@@ -185,14 +183,15 @@ fn today(env: &Env) -> i64 {
     rotation::day(env.now().seconds())
 }
 
-/// What is due at each replica whose log can be read.
-async fn due(repository: &Repository, settings: &Settings, today: i64) -> BTreeMap<String, Option<Due>> {
+/// What is due at each replica whose log can be read, and the packs that earlier slices left unread there.
+async fn due(repository: &Repository, settings: &Settings, today: i64) -> BTreeMap<String, (Option<Due>, BTreeSet<Hash>)> {
     let mut all = BTreeMap::new();
     for replica in &repository.set.replicas {
         if let Some(log) = repository.log(replica.index).await {
             let note = log.state.notes.get(NOTE_ROTATION).map(|(_, note)| note.text.as_str());
-            let last = note.and_then(|text| rotation::noted(text, settings.lifecycle.verify_days));
-            all.insert(replica.name.clone(), rotation::due(last, today, settings.lifecycle.verify_days));
+            let (last, unread) = note.and_then(|text| rotation::noted(text, settings.lifecycle.verify_days)).unzip();
+            let due = rotation::due(last, today, settings.lifecycle.verify_days);
+            all.insert(replica.name.clone(), (due, unread.unwrap_or_default()));
         }
     }
     all
@@ -211,10 +210,11 @@ async fn verify_due(steps: &mut Steps<'_>, settings: &Settings, unlock: &Unlock)
     let repository = context.open(settings, unlock, Access::Write).await?;
     let today = today(&context.env);
     let due = due(&repository, settings, today).await;
-    steps.said.insert("slices".into(), due.iter().map(|(store, due)| slices(store, *due)).collect::<Vec<_>>().into());
+    steps.said.insert("slices".into(), due.iter().map(|(store, (due, _))| slices(store, *due)).collect::<Vec<_>>().into());
     let share = |due: &Due| Share::Slice { nth: due.nth, of: due.of, count: due.count };
-    let shares = due.iter().map(|(store, due)| (store.clone(), due.as_ref().map(share))).collect();
-    let how = VerifySettings { shares, memory: settings.memory, ..VerifySettings::default() };
+    let shares = due.iter().map(|(store, (due, _))| (store.clone(), due.as_ref().map(share))).collect();
+    let besides = due.iter().map(|(store, (_, unread))| (store.clone(), unread.clone())).collect();
+    let how = VerifySettings { shares, besides, memory: settings.memory, ..VerifySettings::default() };
     let report = verify::step(context, &repository, &how).await?;
     for replica in &report.replicas {
         if let Some(why) = &replica.unreachable {
@@ -222,10 +222,14 @@ async fn verify_due(steps: &mut Steps<'_>, settings: &Settings, unlock: &Unlock)
         }
     }
     for replica in &repository.set.replicas {
-        let reached = report.replicas.iter().any(|r| r.name == replica.name && r.unreachable.is_none());
-        let read = due.get(&replica.name).is_some_and(Option::is_some);
-        if reached && read && repository.writable().has(replica.index) {
-            let text = rotation::text(today, settings.lifecycle.verify_days);
+        let verified = report.replicas.iter().find(|r| r.name == replica.name && r.unreachable.is_none());
+        let read = due.get(&replica.name).is_some_and(|(due, _)| due.is_some());
+        if let Some(verified) = verified.filter(|_| read && repository.writable().has(replica.index)) {
+            if verified.unread_count > verified.unread.len() as u64 {
+                // Too many to be named: nothing is noted, and the same slices are read again.
+                continue;
+            }
+            let text = rotation::text(today, settings.lifecycle.verify_days, &verified.unread);
             if let Err(e) = context.interruptible(repository.note(replica.index, NOTE_ROTATION, text)).await? {
                 // The same slices are read again: a cost, no loss.
                 context.output.warn(&format!("noting at {} what was read: {}", replica.name, Failure::from(e).message));

@@ -19,7 +19,7 @@ pub struct RetireArguments {
     /// The id of its replica, where the store does not answer and several are missing
     #[arg(long, value_name = "ID")]
     pub replica_id: Option<String>,
-    /// Also where snapshots lie there that no other store holds, or where the store does not answer and that cannot be known
+    /// Also where snapshots lie there that no other store holds, or where that cannot be known: the store does not answer, or its log is damaged
     #[arg(long)]
     pub give_up: bool,
 }
@@ -66,6 +66,15 @@ async fn which(repository: &Repository, arguments: &RetireArguments) -> Result<H
         && let Some(id) = log.state.replica_id
     {
         drop(log);
+        if let Some((Fault::Integrity | Fault::Rollback | Fault::Unsupported, why)) = repository.fault(replica.index)
+            && !arguments.give_up
+        {
+            let what = "so nobody knows whether snapshots lie only there: --give-up takes it out all the same";
+            return Err(Failure::new(
+                Fault::Refused,
+                format!("not all of the log of store {} counts, {what}: {why}", replica.name),
+            ));
+        }
         let only = repository.only_at(replica.index).await;
         if only > 0 && !arguments.give_up {
             let why = format!("{only} snapshots lie only at store {}: run `holdfast heal` first, or --give-up", replica.name);

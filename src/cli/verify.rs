@@ -114,7 +114,7 @@ pub fn summary(report: &VerifyReport, how: &VerifySettings) -> serde_json::Value
         "replicas": report.replicas.iter().map(|r| json!({
             "name": r.name, "unreachable": r.unreachable, "snapshots": r.snapshots, "packs": r.packs,
             "share": how.share_of(&r.name).map(|share| share.to_string()),
-            "packs_read": r.packs_read, "bytes_read": r.bytes_read, "distrusted": r.distrusted, "lifted": r.lifted,
+            "packs_read": r.packs_read, "bytes_read": r.bytes_read, "unread": r.unread_count, "distrusted": r.distrusted, "lifted": r.lifted,
             "foreign": r.foreign, "notes": r.notes,
             "affected": r.affected.iter().map(|(id, paths)| json!({"snapshot": id, "paths": paths})).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),

@@ -364,8 +364,12 @@ impl Healing<'_> {
 
     async fn plan(&self, needs: Needs) -> Result<Vec<Move>, HealError> {
         let mut void: BTreeMap<usize, (BTreeSet<Hash>, BTreeSet<Hash>)> = BTreeMap::new();
+        let mut named = self.targets;
         for i in self.targets.indices() {
             if let Some(log) = self.repository.log(i).await {
+                if !log.state.takes_names() {
+                    named = named.without(Mask::one(i));
+                }
                 let of = |class| log.state.condemned.get(&class).into_iter().flatten().chain(&log.state.distrusted).copied();
                 void.insert(i, (of(ObjectClass::Data).collect(), of(ObjectClass::Meta).collect()));
             }
@@ -381,7 +385,7 @@ impl Healing<'_> {
         Ok(plan(needs, |number| {
             let pack = chunks.pack(number);
             // Published there and still lacking: distrusted, be it only by what this process met.
-            let mut nameable = self.targets.without(pack.published).without(pack.distrusted);
+            let mut nameable = named.without(pack.published).without(pack.distrusted);
             for (i, (data, meta)) in &void {
                 if if pack.kind == PackKind::Meta { meta } else { data }.contains(&pack.hash) {
                     nameable = nameable.without(Mask::one(*i));

@@ -25,12 +25,12 @@ pub struct Pending {
     pub at: Mask,
 }
 
-/// Brings a snapshot's object to one target: under its own name, unless that is void there or other bytes lie under it; else under
-/// a fresh one. Gives the name.
+/// Brings a snapshot's object to one target: under its own name, unless that is or may be void there, or other bytes lie under it;
+/// else under a fresh one. Gives the name.
 pub async fn place(repository: &Repository, target: usize, object: &SnapshotObject) -> Result<Hash, RepositoryError> {
     let replica = &repository.set.replicas[target];
     let void = match repository.log(target).await {
-        Some(log) => log.state.is_condemned(ObjectClass::Snapshot, &object.name),
+        Some(log) => log.state.is_condemned(ObjectClass::Snapshot, &object.name) || !log.state.takes_names(),
         None => false,
     };
     if !void {

@@ -41,6 +41,13 @@ impl Needs {
         self.frames.values().fold(Mask::default(), |all, (_, mask)| all.or(*mask))
     }
 
+    /// The packs that something is needed of, by number.
+    pub fn packs(&self) -> impl Iterator<Item = u32> {
+        let mut packs: Vec<u32> = self.frames.keys().map(|(pack, _)| *pack).collect();
+        packs.dedup();
+        packs.into_iter()
+    }
+
     /// Whether nothing is needed.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
@@ -52,7 +59,8 @@ impl Needs {
 pub struct PackFacts {
     /// Its size in bytes.
     pub size: u64,
-    /// The targets at which an object of this very name may be relied on: it was never condemned or distrusted there.
+    /// The targets at which an object of this very name may be relied on: it is known that it was never condemned or distrusted
+    /// there.
     pub nameable: Mask,
     /// Whether some replica trusts its copy.
     pub trusted: bool,

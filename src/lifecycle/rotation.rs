@@ -4,6 +4,10 @@
 //! log: days that were missed are made up for, and a clock that was wrong once costs reading, never leaves a slice out for
 //! longer than one rotation from then on.
 
+use std::collections::BTreeSet;
+
+use crate::format::Hash;
+
 /// The kind of note that says up to which day the slices of a replica were read.
 pub const NOTE_ROTATION: &str = "rotation";
 
@@ -42,16 +46,25 @@ pub fn due(last: Option<i64>, today: i64, days: u32) -> Option<Due> {
     Some(Due { nth: first + 1, of: days, count: missed })
 }
 
-/// The text of the note.
-pub fn text(day: i64, days: u32) -> String {
-    serde_json::json!({"day": day, "of": days}).to_string()
+/// The text of the note: everything up to and with `day` was read, in a rotation of `days`, but for the packs `unread`.
+pub fn text(day: i64, days: u32, unread: &BTreeSet<Hash>) -> String {
+    let mut note = serde_json::json!({"day": day, "of": days});
+    if !unread.is_empty() {
+        note["unread"] = unread.iter().map(hex::encode).collect::<Vec<_>>().into();
+    }
+    note.to_string()
 }
 
-/// The day in a note's text; `None` when it says nothing of the kind, or belongs to a rotation of another length, in which
-/// other packs were read.
-pub fn noted(text: &str, days: u32) -> Option<i64> {
+/// What a note's text says: the day, and what is left of its slices and those before; `None` when it says nothing of the kind,
+/// or belongs to a rotation of another length, in which other packs were read.
+pub fn noted(text: &str, days: u32) -> Option<(i64, BTreeSet<Hash>)> {
     let note: serde_json::Value = serde_json::from_str(text).ok()?;
-    note["day"].as_i64().filter(|_| note["of"].as_u64() == Some(u64::from(days)))
+    let day = note["day"].as_i64().filter(|_| note["of"].as_u64() == Some(u64::from(days)))?;
+    let name = |text: &serde_json::Value| {
+        let mut hash = [0; 32];
+        hex::decode_to_slice(text.as_str()?, &mut hash).ok().map(|()| hash)
+    };
+    Some((day, note["unread"].as_array().into_iter().flatten().filter_map(name).collect()))
 }
 
 #[cfg(test)]
@@ -105,9 +118,12 @@ mod tests {
 
     #[test]
     fn notes_are_read_back_and_others_are_not() {
-        assert_eq!(noted(&text(20_000, 30), 30), Some(20_000));
-        assert_eq!(noted(&text(-5, 30), 30), Some(-5));
-        for other in [text(20_000, 7), String::new(), "{}".into(), "[]".into(), "{\"day\":\"x\",\"of\":30}".into()] {
+        let (none, some) = (BTreeSet::new(), BTreeSet::from([[1; 32], [2; 32]]));
+        assert_eq!(noted(&text(20_000, 30, &none), 30), Some((20_000, none.clone())));
+        assert_eq!(noted(&text(-5, 30, &some), 30), Some((-5, some)));
+        let odd = "{\"day\":7,\"of\":30,\"unread\":[1,\"00\",\"zz\"]}";
+        assert_eq!(noted(odd, 30), Some((7, none.clone())));
+        for other in [text(20_000, 7, &none), String::new(), "{}".into(), "[]".into(), "{\"day\":\"x\",\"of\":30}".into()] {
             assert_eq!(noted(&other, 30), None, "{other}");
         }
     }

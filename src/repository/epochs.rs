@@ -23,6 +23,9 @@ use crate::repository::state::State;
 
 /// The feature that says that the repair which began an epoch is finished.
 pub const REPAIRED: &str = "repaired";
+/// The feature that says that names may be void of which no record of this epoch tells: a repair did not find all that was
+/// condemned before. Whatever comes from another replica gets a name of its own here; later epochs take the feature over.
+pub const NAMES_LOST: &str = "names-lost";
 /// How often a log that grows while it is ended is ended again.
 const FENCES_MAX: u32 = 50;
 /// Names in one record.
@@ -205,8 +208,8 @@ impl Repository {
         Ok(())
     }
 
-    /// Brings into a new epoch what stays so whatever was lost: what is void, forgotten and withdrawn, features and holds. What
-    /// the new log says already is not said again. (What was distrusted is not taken over under its name, or is distrusted anew.)
+    /// Brings into a new epoch what stays so whatever was lost: what is void, forgotten and withdrawn, features and holds, and
+    /// whether more may be void than is known. What the new log says already is not said again. (What was distrusted is not taken over under its name, or is distrusted anew.)
     pub async fn carry_past(&self, index: usize, past: &Past) -> Result<(), RepositoryError> {
         let now = match self.log(index).await {
             Some(log) => log.state.clone(),
@@ -227,6 +230,11 @@ impl Repository {
         let features = past.state.features.iter().filter(|(name, _)| *name != REPAIRED && !now.features.contains_key(*name));
         for (_, configure) in features {
             self.append_repairing(index, Action::Configure(configure.clone()), configure.critical, |_| Ok(())).await?;
+        }
+        if !past.complete && !now.features.contains_key(NAMES_LOST) && !past.state.features.contains_key(NAMES_LOST) {
+            let value = format!("epoch {} had {} slots, {} lost", past.epoch, past.slots, past.wounds_count);
+            let action = Action::Configure(Configure { feature: NAMES_LOST.into(), value, critical: false });
+            self.append_repairing(index, action, false, |_| Ok(())).await?;
         }
         for (_, hold) in past.state.holds.iter().filter(|(id, _)| !now.holds.contains_key(*id)) {
             self.append_repairing(index, Action::Hold(hold.clone()), true, |_| Ok(())).await?;

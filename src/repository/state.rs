@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::format::Hash;
 use crate::format::checkpoint::{NOTE_MAX, NOTES_MAX};
 use crate::format::record::{Action, Body, Configure, Hold, Note, ObjectClass};
+use crate::repository::epochs::NAMES_LOST;
 use crate::repository::heads::Head;
 
 /// A snapshot that is a root in this log.
@@ -76,6 +77,12 @@ impl State {
     /// Whether a pack may be relied on: not condemned.
     pub fn is_condemned(&self, class: ObjectClass, name: &Hash) -> bool {
         self.condemned.get(&class).is_some_and(|set| set.contains(name))
+    }
+
+    /// Whether what another replica holds may lie here under the name that it has there. After a repair that did not find all
+    /// that was condemned nobody knows which names are void.
+    pub fn takes_names(&self) -> bool {
+        !self.features.contains_key(NAMES_LOST)
     }
 
     /// Takes in the record of the next slot. The names in the lists of a condemn record are given to [`State::condemn`] by

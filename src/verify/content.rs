@@ -20,6 +20,8 @@ use crate::verify::examine::{Examination, Halt, sort};
 use crate::verify::presence::pack_name;
 use crate::verify::share::Share;
 
+/// Unread packs that are named; the count goes on.
+pub const UNREAD_MAX: usize = 100;
 /// What opening one frame may take beside the pack, in bytes.
 const FRAME_ROOM: u64 = 16 << 20;
 
@@ -34,20 +36,45 @@ pub struct Read {
     pub bytes: u64,
     /// Those of them that were distrusted before.
     pub healed: Vec<Hash>,
+    /// Packs that were to be read and could not be, though nothing says that they are damaged (bounded).
+    pub unread: BTreeSet<Hash>,
+    /// How many those are.
+    pub unread_count: u64,
+}
+
+impl Read {
+    fn miss(&mut self, pack: Hash) {
+        self.unread_count += 1;
+        if self.unread.len() < UNREAD_MAX {
+            self.unread.insert(pack);
+        }
+    }
+}
+
+/// How reading one pack came out.
+enum Fate {
+    /// Every byte is right: name and size.
+    Whole(Hash, u64),
+    /// Damaged, which was written down.
+    Damaged,
+    /// Nobody knows.
+    Unread(Hash),
 }
 
 /// How the packs to read are drawn.
-pub struct Drawing {
+pub struct Drawing<'s> {
     /// How many.
     pub share: Share,
     /// What chance comes from.
     pub seed: [u8; 32],
     /// The replicas that share the work, so that each pack is read at one of them only; none: each reads by itself.
     pub across: Mask,
+    /// Packs that are read whatever is drawn, where the log relies on them.
+    pub besides: Option<&'s BTreeSet<Hash>>,
 }
 
 /// Draws the packs to read: a share of those the log relies on, and all that are distrusted.
-pub fn draw(what: &Examination<'_>, drawing: &Drawing) -> BTreeSet<Hash> {
+pub fn draw(what: &Examination<'_>, drawing: &Drawing<'_>) -> BTreeSet<Hash> {
     let me = Mask::one(what.replica.index);
     let among = drawing.across.or(me);
     let chunks = what.index.read().expect("no panic while the index is locked");
@@ -61,6 +88,8 @@ pub fn draw(what: &Examination<'_>, drawing: &Drawing) -> BTreeSet<Hash> {
         at.indices().nth(turn) == Some(what.replica.index)
     };
     let mut packs: BTreeSet<Hash> = chosen.into_iter().filter(mine).collect();
+    let relied = |pack: &&Hash| chunks.pack_number(pack).is_some_and(|number| chunks.pack(number).published.and(me) == me);
+    packs.extend(drawing.besides.into_iter().flatten().filter(relied));
     drop(chunks);
     packs.extend(&what.facts.distrusted);
     packs.retain(|pack| !what.findings.is_bad(what.replica.index, pack));
@@ -104,21 +133,31 @@ pub async fn verify_segments(what: &Examination<'_>, wanted: BTreeSet<Hash>) -> 
         };
         what.progress.items.add(1);
         let mut reads = stream::iter(packs).map(|entry| read_pack(what, entry)).buffer_unordered(at_once);
-        while let Some(whole) = reads.next().await {
-            if let Some((hash, size)) = whole? {
-                let mut reading = lock();
-                reading.read.packs += 1;
-                reading.read.bytes += size;
-                if what.facts.distrusted.contains(&hash) {
-                    reading.read.healed.push(hash);
+        while let Some(fate) = reads.next().await {
+            match fate? {
+                Fate::Whole(hash, size) => {
+                    let mut reading = lock();
+                    reading.read.packs += 1;
+                    reading.read.bytes += size;
+                    if what.facts.distrusted.contains(&hash) {
+                        reading.read.healed.push(hash);
+                    }
                 }
+                Fate::Unread(hash) => lock().read.miss(hash),
+                Fate::Damaged => {}
             }
         }
     }
-    let reading = reading.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut reading = reading.into_inner().unwrap_or_else(PoisonError::into_inner);
     for (name, packs) in reading.lost {
         for pack in packs.into_iter().filter(|pack| !reading.read.indexed.contains(pack)) {
             what.findings.bad_pack(what.replica.index, pack, &name, "it is damaged");
+        }
+    }
+    // What is distrusted is read each time.
+    for pack in reading.wanted.into_iter().filter(|pack| !what.facts.distrusted.contains(pack)) {
+        if !what.findings.is_bad(what.replica.index, &pack) {
+            reading.read.miss(pack);
         }
     }
     Ok(reading.read)
@@ -142,10 +181,10 @@ async fn read_segment(what: &Examination<'_>, hash: &Hash) -> Result<Result<Segm
     }
 }
 
-/// Reads one pack in full; gives its name and size when it is whole, and writes down what is wrong when it is not.
-async fn read_pack(what: &Examination<'_>, entry: PackEntry) -> Result<Option<(Hash, u64)>, Halt> {
+/// Reads one pack in full, and writes down what is wrong with it.
+async fn read_pack(what: &Examination<'_>, entry: PackEntry) -> Result<Fate, Halt> {
     what.going_on()?;
-    let Ok(hash) = entry.name() else { return Ok(None) };
+    let Ok(hash) = entry.name() else { return Ok(Fate::Damaged) };
     let name = pack_name(entry.kind(), &hash);
     let size = entry.size;
     let room = u32::try_from((size + FRAME_ROOM) >> 10).unwrap_or(u32::MAX).clamp(1, what.memory_kib);
@@ -162,16 +201,16 @@ async fn read_pack(what: &Examination<'_>, entry: PackEntry) -> Result<Option<(H
     what.progress.items.add(1);
     what.progress.bytes.add(size);
     match read {
-        Ok(()) => Ok(Some((hash, size))),
+        Ok(()) => Ok(Fate::Whole(hash, size)),
         // A store that fails in a way nobody knows says nothing for sure about the pack: told, not written down.
         Err(ReadFault::Store(e)) if e.kind == StoreErrorKind::Other => {
             what.findings.add(what.replica.index, &name, sort(ReadFault::Store(e))?);
-            Ok(None)
+            Ok(Fate::Unread(hash))
         }
         Err(fault) => {
             what.findings.bad_pack(what.replica.index, hash, &name, sort(fault)?);
             what.progress.errors.add(1);
-            Ok(None)
+            Ok(Fate::Damaged)
         }
     }
 }

@@ -44,6 +44,8 @@ pub struct VerifySettings {
     pub read_data: Option<Share>,
     /// Other shares for some replicas, by their configured names.
     pub shares: BTreeMap<String, Option<Share>>,
+    /// Packs that are read besides, by the names of replicas that read a share.
+    pub besides: BTreeMap<String, BTreeSet<Hash>>,
     /// Read each of those packs at one replica only, so that the replicas share the work; else each replica reads its share.
     pub across: bool,
     /// Only this replica.
@@ -98,6 +100,10 @@ pub struct ReplicaVerified {
     pub packs_read: u64,
     /// Bytes read.
     pub bytes_read: u64,
+    /// Packs that were to be read and could not be, though nothing says that they are damaged (bounded).
+    pub unread: BTreeSet<Hash>,
+    /// How many those are.
+    pub unread_count: u64,
     /// Packs newly distrusted.
     pub distrusted: u64,
     /// Objects in the store that nothing knows.
@@ -296,9 +302,10 @@ impl Ground<'_> {
         presence::verify_snapshots(what).await?;
         let wanted = match self.settings.share_of(&what.replica.name) {
             Some(share) => {
+                let besides = self.settings.besides.get(&what.replica.name);
                 // Who reads alone draws alone: of a pack that lies at several replicas another copy may be looked at.
                 let seed = if self.across.is_empty() { self.repository.env.random() } else { self.seed };
-                content::draw(what, &Drawing { share, seed, across: self.across })
+                content::draw(what, &Drawing { share, seed, across: self.across, besides })
             }
             None => BTreeSet::new(),
         };
@@ -310,6 +317,7 @@ impl Ground<'_> {
         }
         let read = content::verify_segments(what, wanted).await?;
         (out.report.packs_read, out.report.bytes_read) = (read.packs, read.bytes);
+        (out.report.unread, out.report.unread_count) = (read.unread, read.unread_count);
         out.healed = read.healed;
         // From here on the index says what this verify knows, not what the log said before.
         let healed: BTreeSet<&Hash> = out.healed.iter().collect();

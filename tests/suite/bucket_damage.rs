@@ -202,6 +202,12 @@ fn a_lost_snapshot_stands_in_for_no_whole_one() {
     // A dry run reads nothing, so it knows of a doubt alone.
     let told = desk.expect(0, &["heal", "--dry-run"]);
     assert!(told.out.contains("that only damaged packs may still have"), "{}", told.out);
+    // Nor do the rules by themselves count what nobody can vouch for.
+    for words in [&["forget", "--keep-last", "1", "--dry-run"][..], &["forget", "--keep-last", "1"]] {
+        let told = desk.expect(14, words);
+        assert!(told.err.contains("no rule counts it and none forgets it"), "{}\n{}", told.out, told.err);
+        assert!(told.out.contains("0 snapshots"), "{}", told.out);
+    }
     for words in [&["lifecycle", "--confirm"]; 2] {
         let told = desk.expect(14, words);
         assert!(told.err.contains("is not whole anywhere: no rule counts it"), "{}\n{}", told.out, told.err);

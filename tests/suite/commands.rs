@@ -403,6 +403,9 @@ fn a_damaged_log_and_a_lost_index_are_repaired() {
     desk.expect(2, &["repair", "index", "three"]);
     spoil(&files(&desk.at("stores/one/log/00000001"))[1]);
     desk.expect(14, &["verify"]);
+    // What stands behind the damage nobody knows.
+    let (_, err) = desk.expect(17, &["retire", "one"]);
+    assert!(err.contains("--give-up") && err.contains("is damaged"), "{err}");
     desk.expect(4, &["backup"]);
     let before = files(&desk.at("stores/one"));
     let (out, _) = desk.expect(0, &["repair", "log", "one", "--dry-run"]);

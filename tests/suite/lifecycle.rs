@@ -1,7 +1,7 @@
 //! The lifecycle command by its own door, with a clock that the test sets: what it does and in which order, what it refuses,
 //! what it leaves alone, and that every pack is read in time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,7 +12,10 @@ use holdfast::cli::lifecycle::{self, LifecycleArguments};
 use holdfast::cli::output::Output;
 use holdfast::clock::{Env, Time};
 use holdfast::config::{Environment, Overrides};
+use holdfast::lifecycle::rotation::{self, NOTE_ROTATION};
 use holdfast::progress::Stop;
+use holdfast::repository::Access;
+use holdfast::verify::share::Share;
 use serde_json::Value;
 
 use crate::support::stage::files_below;
@@ -98,22 +101,25 @@ impl Desk {
         all.as_array().map_or(0, Vec::len)
     }
 
+    fn context(&self, day: i64, printed: &Printed) -> Context {
+        Context {
+            env: Env::inline(day as u64, Time((day * DAY + 7_200) * 1_000_000_000)),
+            output: Arc::new(Output::to(Box::new(printed.clone()), true, false, false)),
+            stop: Stop::default(),
+            signal: Arc::default(),
+            overrides: Overrides { config: Some(self.at("holdfast.toml")), ..Overrides::default() },
+            environment: Environment::of([("HOME".into(), self.at("home").into())]),
+            current: self.at(""),
+            program: "holdfast".into(),
+            meters: Arc::default(),
+        }
+    }
+
     /// Runs the command on a day; gives its exit code and its summary.
     fn lifecycle(&self, day: i64, dry_run: bool, confirm: bool) -> (u8, Value) {
         let printed = Printed::default();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
-        let code = runtime.block_on(async {
-            let context = Context {
-                env: Env::inline(day as u64, Time((day * DAY + 7_200) * 1_000_000_000)),
-                output: Arc::new(Output::to(Box::new(printed.clone()), true, false, false)),
-                stop: Stop::default(),
-                signal: Arc::default(),
-                overrides: Overrides { config: Some(self.at("holdfast.toml")), ..Overrides::default() },
-                environment: Environment::of([("HOME".into(), self.at("home").into())]),
-                current: self.at(""),
-                program: "holdfast".into(),
-                meters: Arc::default(),
-            };
+        let code = runtime().block_on(async {
+            let context = self.context(day, &printed);
             let done = lifecycle::run(&context, LifecycleArguments { confirm, dry_run }).await;
             context.output.finish().expect("printed");
             done.unwrap_or_else(|e| panic!("on day {day}: {}", e.message)).code()
@@ -136,6 +142,10 @@ impl Desk {
         all.sort();
         all
     }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime")
 }
 
 fn read(summary: &Value, store: usize) -> u64 {
@@ -169,6 +179,39 @@ fn every_pack_is_read_once_within_the_days_and_missed_days_are_made_up_for() {
     assert_eq!(ahead["slices"][0]["count"], 5);
     let (_, back) = desk.lifecycle(FIRST + 5, false, false);
     assert_eq!(back["slices"][0]["count"], 1);
+}
+
+/// What a slice left unread is read with the next one, and then no more.
+#[test]
+fn what_was_left_unread_is_read_on_the_next_day() {
+    let desk = Desk::new("[lifecycle]\nverify_within = \"5 d\"\n");
+    desk.grow("a", 12 << 10);
+    desk.backup(FIRST);
+    let name = |path: &PathBuf| {
+        let mut hash = [0; 32];
+        hex::decode_to_slice(path.file_name().expect("a name").as_encoded_bytes(), &mut hash).expect("hex");
+        (hash, 1)
+    };
+    let all: Vec<([u8; 32], u64)> = desk.packs("one").iter().map(name).collect();
+    let slice = |day: i64| {
+        let nth = u32::try_from(day.rem_euclid(5)).expect("small") + 1;
+        Share::Slice { nth, of: 5, count: 1 }.choose(all.clone(), &[0; 32])
+    };
+    let (first, second) = (slice(FIRST + 1), slice(FIRST + 2));
+    let others = all.iter().map(|(pack, _)| *pack).filter(|pack| !first.contains(pack) && !second.contains(pack));
+    let unread: BTreeSet<[u8; 32]> = others.take(3).collect();
+    assert_eq!(unread.len(), 3);
+    runtime().block_on(async {
+        let context = desk.context(FIRST, &Printed::default());
+        let settings = context.settings().unwrap_or_else(|e| panic!("{}", e.message));
+        let unlock = context.unlock(&settings, false).await.unwrap_or_else(|e| panic!("{}", e.message));
+        let open = context.open(&settings, &unlock, Access::Write).await;
+        let repository = open.unwrap_or_else(|e| panic!("{}", e.message));
+        repository.note(0, NOTE_ROTATION, rotation::text(FIRST, 5, &unread)).await.expect("noted");
+    });
+    let (_, one) = desk.lifecycle(FIRST + 1, false, false);
+    let (_, two) = desk.lifecycle(FIRST + 2, false, false);
+    assert_eq!((read(&one, 0), read(&two, 0)), (first.len() as u64 + 3, second.len() as u64), "{one:#}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use holdfast::cli::repair::log_outcome;
 use holdfast::format::Hash;
 use holdfast::format::record::{Action, Condemn, Configure, Forget, Hold, ObjectClass, ObjectRef, Revoke};
+use holdfast::lifecycle::heal::{self, HealSettings};
 use holdfast::lifecycle::repair::RepairSettings;
 use holdfast::lifecycle::repair::log::{self, LogRepaired};
 use holdfast::progress::{Progress, Stop};
@@ -277,6 +278,53 @@ async fn what_is_void_stays_void_and_what_may_be_gets_another_name() {
     let index = repository.index().await.expect("an index");
     let chunks = index.read().expect("read");
     assert!(data.iter().filter_map(|name| chunks.pack_number(&of(name))).all(|n| !chunks.pack(n).published.has(0)));
+}
+
+/// A log is repaired while the store that holds more is away: which of the names there are void here nobody knows, so nothing comes
+/// from there under its own name, neither now nor after another repair.
+#[tokio::test(start_paused = true)]
+async fn what_comes_later_takes_names_of_its_own() {
+    let ground = Ground::new(337, &["a", "b"]).await;
+    for damaged in [true, false] {
+        let stage = ground.again().await;
+        let last = slots(&stage).await;
+        grow(ground.source.path(), 700 + u64::from(damaged), 500..504, 20_000);
+        let members = || stage.members();
+        let repository = open(&stage, vec![members().remove(1)]).await;
+        let settings =
+            holdfast::backup::BackupSettings { data_pack: 48 << 10, meta_pack: 4 << 10, ..backing_up(ground.source.path()) };
+        let third = run(&repository, &settings).await.expect("a backup").snapshot.expect("a snapshot");
+        drop(repository);
+        if damaged {
+            spoil(&stage, 0, &slot(last)).await;
+            let alone = open(&stage, vec![members().remove(0)]).await;
+            repair_with(&alone, 0, &small()).await.expect("repaired");
+        }
+        let names = async |at: usize| -> BTreeSet<ObjectName> {
+            let mut all = BTreeSet::new();
+            for kind in ["data/", "meta/", "snapshots/"] {
+                all.extend(stage.names_at(at, kind).await);
+            }
+            all
+        };
+        let (before, there) = (names(0).await, names(1).await);
+        let repository = stage.open().await;
+        let settings = HealSettings::default();
+        heal::run(&repository, &settings, &Progress::default(), &Stop::default()).await.expect("healed");
+        let came: BTreeSet<ObjectName> = names(0).await.difference(&before).cloned().collect();
+        assert!(came.len() >= 3, "{came:?}");
+        assert_eq!(came.is_disjoint(&there), damaged, "{came:?}");
+        assert_eq!(came.is_subset(&there), !damaged, "{came:?}");
+        stage.holds(&[0], third, ground.source.path()).await;
+        if damaged {
+            // The next epoch knows it still.
+            drop(repository);
+            let end = stage.names_at(0, "log/00000002/").await.len() as u64;
+            spoil(&stage, 0, &layout::slot(2, end)).await;
+            assert_eq!(repair(&stage, 0).await.epoch, 3);
+            assert!(!stage.open().await.log(0).await.expect("readable").state.takes_names());
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,14 +7,18 @@ use holdfast::cli::verify::outcome;
 use holdfast::format::Hash;
 use holdfast::format::record::{Action, Expected, decode_slot};
 use holdfast::progress::{Progress, Stop};
+use holdfast::replica::ReplicaSettings;
 use holdfast::repository::Repository;
 use holdfast::repository::layout;
 use holdfast::store::Store;
+use holdfast::store::error::StoreErrorKind;
+use holdfast::store::meter::Operation;
 use holdfast::store::name::ObjectName;
 use holdfast::verify::findings::PATHS_MAX;
 use holdfast::verify::share::Share;
 use holdfast::verify::{VerifyReport, VerifySettings};
 
+use crate::support::faulty_store::Fault;
 use crate::support::stage::{Stage, backing_up, grow, run, tree};
 
 async fn verify(stage: &Stage, settings: VerifySettings) -> VerifyReport {
@@ -107,6 +111,35 @@ async fn slices_read_every_pack_once() {
     let read = async |settings| verify(&stage, settings).await.replicas[0].packs_read;
     assert_eq!(read(slice(4, 4, 2)).await, read(slice(4, 4, 1)).await + read(slice(1, 4, 1)).await);
     assert_eq!(read(slice(2, 4, 4)).await, before);
+}
+
+/// A store that fails in a way nobody knows says nothing about the pack: it is named, and read with the next slice, whichever that is.
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_read_is_named_and_read_next_time() {
+    let (stage, _source) = backed_up(303).await;
+    let victim = packs(&stage, 0).await[2].clone();
+    let name = victim.as_str().to_owned();
+    let members = stage.members_but(1, move |call| match call.operation {
+        Operation::Get if call.name == name => Fault::FailBefore(StoreErrorKind::Other),
+        _ => Fault::Pass,
+    });
+    let repository = stage.open_at(members, ReplicaSettings::default()).await.expect("opened");
+    let settings = reading(Share::All);
+    let report =
+        holdfast::verify::run(&repository, &settings, &Progress::default(), &Stop::default()).await.expect("carried out");
+    let unread = BTreeSet::from([hash(&victim)]);
+    assert_eq!((&report.replicas[1].unread, report.replicas[1].unread_count), (&unread, 1), "{report:?}");
+    assert_eq!((report.replicas[0].unread_count, report.replicas[1].distrusted), (0, 0), "{report:?}");
+    assert_eq!(outcome(&report).code(), 14);
+    let own = |nth| !Share::Slice { nth, of: 4, count: 1 }.choose(vec![(hash(&victim), 1)], &[0; 32]).is_empty();
+    let other = (1..=4).find(|nth| !own(*nth)).expect("three of four");
+    let besides = BTreeMap::from([("b".to_owned(), unread)]);
+    let plain = verify(&stage, slice(other, 4, 1)).await;
+    let more = verify(&stage, VerifySettings { besides, ..slice(other, 4, 1) }).await;
+    let read = |report: &VerifyReport| report.replicas.iter().map(|r| r.packs_read).collect::<Vec<_>>();
+    let (plain, mut expected) = (read(&more), read(&plain));
+    expected[1] += 1;
+    assert_eq!((plain, more.replicas[1].unread_count), (expected, 0), "{more:?}");
 }
 
 #[tokio::test(start_paused = true)]

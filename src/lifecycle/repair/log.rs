@@ -171,14 +171,6 @@ async fn condemn(
     let segments = repository.listed(index, Class::Segment).await?;
     let segments = segments.iter().chain(&past.state.segments).filter(|segment| !now.segments.contains(*segment));
     void.extend(segments.map(|segment| (ObjectClass::Index, *segment)));
-    if !past.complete {
-        // What other replicas hold may have lain here, too, and the record that condemned it here may be lost: a copy gets
-        // another name.
-        let chunks = repository.index().await?;
-        let chunks = chunks.read().expect("no panic while the index is locked");
-        let others = chunks.packs().iter().filter(|pack| !pack.published.has(index) && !adopted.doubted.contains(&pack.hash));
-        void.extend(others.map(|pack| (pack.kind.into(), pack.hash)));
-    }
     void.retain(|(class, hash)| !now.is_condemned(*class, hash));
     let mine = now.segments.clone();
     let mut count = 0;
