@@ -13,7 +13,7 @@ Binaries are found on PATH, or named by BENCH_<TOOL> (e.g. BENCH_BORG2=dir/bin/b
 --lock FILE takes an exclusive flock around every measured command (several measurers on one machine).
 Every figure is for the whole process: wall s, user+sys s, peak RSS MiB of the largest process.
 """
-import argparse, fcntl, json, os, shutil, statistics, subprocess, sys, time
+import argparse, fcntl, json, os, re, shutil, statistics, subprocess, sys, time
 from collections import defaultdict
 
 class Tool:
@@ -34,6 +34,7 @@ class Tool:
     def forget(self, keep): return None
     def restore_tagged(self, dest, tag): return None   # the snapshot of that tag alone
     def ls(self): return None
+    def requests(self, err): return None   # what standard error says of requests to the stores, by kind
     def version(self): return [[self.exe, "--version"]]
 
 class Restic(Tool):
@@ -52,7 +53,11 @@ class Restic(Tool):
 class Holdfast(Tool):
     name = bin = "holdfast"; copies = 1
     def stores(self): return sum((["--store", f"r{i}=file:{self.repo}/{i}"] for i in range(self.copies)), [])
-    def call(self, *words): return [self.exe, "--quiet", *self.stores(), *words]
+    def call(self, *words): return [self.exe, "--verbose", *self.stores(), *words]
+    def requests(self, err):               # what --verbose says at the end, summed over stores and commands
+        n = defaultdict(int)
+        for count, kind in re.findall(r"(\d+) (put|get|stat|list|delete)\b", " ".join(l for l in err.splitlines() if "requests to " in l)): n[kind] += int(count)
+        return dict(n)
     def fresh(self):
         os.makedirs(self.repo, exist_ok=True)
         self.env.update(HOLDFAST_PASSWORD="x", XDG_STATE_HOME=self.home, XDG_CONFIG_HOME=self.home)
@@ -233,6 +238,8 @@ def main():
                 if m is None: record(dict(tool=tn, set=s, op=op, failed=True)); return
                 b, n = du(loc())
                 row = dict(tool=tn, set=s, op=op, **m, repo=b, objects=n, **kw)
+                asked = t.requests(open(a.work + "/stderr").read())
+                if asked: row["requests"] = asked; print(f"{tn}, {op}: requests: {' '.join(f'{k} {n}' for k, n in asked.items())}", flush=True)
                 if before: row["added"] = b - before[0]; row["added_objects"] = n - before[1]
                 record(row)
             if "churn" in ops:

@@ -102,7 +102,7 @@ pub struct Global {
     /// Only results, warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Say more
+    /// Say more, and at the end how many requests of each kind each store was sent
     #[arg(short, long, global = true)]
     pub verbose: bool,
 }

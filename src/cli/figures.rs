@@ -184,6 +184,18 @@ fn requests(context: &Context) -> Asked {
     asked
 }
 
+/// What was asked of every store, a line for each.
+pub fn asked(context: &Context) -> Vec<String> {
+    let asked = requests(context);
+    let of = |replica: &String| {
+        let calls = |kind| asked.calls.get(&(replica.clone(), kind)).copied().unwrap_or(0);
+        let [put, get, stat, list, delete] = ["put", "get", "stat", "list", "delete"].map(calls);
+        let again = asked.again[replica];
+        format!("requests to {replica}: {put} put, {get} get, {stat} stat, {list} list, {delete} delete; {again} of them again")
+    };
+    asked.again.keys().map(of).collect()
+}
+
 fn seconds(time: Time) -> f64 {
     time.0 as f64 / 1e9
 }

@@ -94,6 +94,7 @@ pub async fn run(words: Vec<OsString>, environment: Environment) -> u8 {
                 Ok(_task) => dispatch(&context, arguments.command).await,
                 Err(e) => Err(Failure::new(Fault::Failed, format!("listening for signals: {e}"))),
             };
+            figures::asked(&context).iter().for_each(|line| output.detail(line));
             result.map_err(|failure| (Outcome::failure(failure.fault, context.signal()).code(), failure.message))
         }
         Err(e) => Err((1, format!("finding the current folder: {e}"))),

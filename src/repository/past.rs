@@ -153,7 +153,7 @@ impl Repository {
         for slot in closes.into_iter().filter(|slot| *slot < last_real) {
             let spot = &mut out.slots[slot as usize - 1];
             *spot = Spot::Lost(spot.hash());
-            wounds.push((slot, "it is missing: an earlier repair closed the gap".to_owned()));
+            wounds.push((slot, "it is missing: a repair closed the gap".to_owned()));
         }
         wounds.sort();
         past.wounds_count = wounds.len() as u64;

@@ -25,8 +25,6 @@ use crate::support::rig;
 
 /// How often it is healed and verified until all must be well.
 const ROUNDS: usize = 6;
-/// Of so many seeds one restores into a folder, too: that is slow.
-const RESTORES: u64 = 32;
 
 /// Plays the end, and accuses whoever is to blame.
 pub fn play(world: &Shared, common: &Common, clients: &[Client], seed: u64) {
@@ -54,7 +52,7 @@ pub fn play(world: &Shared, common: &Common, clients: &[Client], seed: u64) {
     let models: Vec<(String, Model)> = clients.iter().map(|client| (client.host.clone(), client.model.clone())).collect();
     let mut process = Process::new(0, async move {
         let env = run.env();
-        let found = run.finale(&env, &models, seed).await;
+        let found = run.finale(&env, &models).await;
         if let Err(why) = found {
             lock(&run.world).judge.accuse(why);
         }
@@ -66,7 +64,7 @@ pub fn play(world: &Shared, common: &Common, clients: &[Client], seed: u64) {
 }
 
 impl Run {
-    async fn finale(&self, env: &Env, models: &[(String, Model)], seed: u64) -> Result<(), String> {
+    async fn finale(&self, env: &Env, models: &[(String, Model)]) -> Result<(), String> {
         let told = |what: &str, e: &dyn std::fmt::Display| format!("{what}: {e}");
         let repository = self.open(env, Access::Write).await.map_err(|e| told("opening at last", &e))?;
         for index in repository.set.all().indices() {
@@ -93,10 +91,7 @@ impl Run {
         if let Some(host) = lock(&self.world).judge.stripped().first() {
             return Err(format!("{host} has no snapshot left, and nobody named its last to be forgotten"));
         }
-        if seed.is_multiple_of(RESTORES) {
-            self.restored_to_a_folder(env).await?;
-        }
-        Ok(())
+        self.restored_to_a_folder(env).await
     }
 
     fn like(&self) -> Run {
