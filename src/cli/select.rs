@@ -2,8 +2,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use crate::cli::context::Failure;
 use crate::lifecycle::retention::policy::TagList;
@@ -22,9 +24,17 @@ pub struct Filter {
     /// Only snapshots of this job; may be repeated
     #[arg(long, value_name = "NAME")]
     pub label: Vec<String>,
-    /// Only snapshots of this recorded path; may be repeated: of all of them
-    #[arg(long, value_name = "PATH")]
+    /// Only snapshots of this recorded path (a relative one begins at the current folder); may be repeated: of all of them
+    #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().try_map(recorded))]
     pub path: Vec<OsString>,
+}
+
+/// The path as it would be recorded. What is no path of a file system, a URL for one, stays as it is.
+fn recorded(path: OsString) -> std::io::Result<OsString> {
+    match path.as_bytes().windows(3).any(|part| part == b"://") {
+        true => Ok(path),
+        false => Ok(std::path::absolute(path)?.components().collect::<PathBuf>().into_os_string()),
+    }
 }
 
 impl Filter {

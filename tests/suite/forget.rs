@@ -26,6 +26,7 @@ use holdfast::repository::{Repository, layout};
 use holdfast::store::error::StoreErrorKind;
 use holdfast::store::meter::Operation;
 
+use crate::support::desk::Desk;
 use crate::support::faulty_store::{Fault, FaultyStore};
 use crate::support::recording_store::RecordingStore;
 use crate::support::rig;
@@ -481,4 +482,74 @@ fn the_commands() {
     std::fs::write(at("holdfast.toml"), format!("{config}[retention]\nkeep_within = \"1w\"\n")).expect("written");
     let (_, err) = run(2, &["forget"]);
     assert!(err.contains("holdfast.toml:12:15"), "{err}");
+}
+
+/// Of one kind any filter must match, of paths all, of different kinds each; the rules judge nothing else.
+#[test]
+fn filters_choose_what_the_rules_judge() {
+    let desk = Desk::new(&["one"], "");
+    desk.write("src/one", "1");
+    std::fs::create_dir(desk.at("other")).expect("made");
+    desk.write("other/two", "2");
+    let backups: [(&[&str], &[&str]); 6] = [
+        (&["src"], &["--tag", "a"]),
+        (&["src"], &["--tag", "a", "--tag", "b"]),
+        (&["src"], &["--tag", "b", "--host", "there"]),
+        (&["src", "other"], &["--tag", "a"]),
+        (&["other"], &[]),
+        (&["src"], &["--tag", "c,d"]),
+    ];
+    let mut ids = Vec::new();
+    for (paths, more) in backups {
+        let told = desk.expect(0, &[&["--json", "backup", "--init"], more, paths].concat());
+        ids.push(told.summary()["snapshot_id"].as_str().expect("an id").to_owned());
+    }
+    let chosen = |words: &[&str]| -> Vec<usize> {
+        let told = desk.expect(0, &[&["--json", "snapshots"], words].concat()).summary();
+        let place = |one: &serde_json::Value| ids.iter().position(|id| one["id"] == id.as_str()).expect("one of them");
+        let mut all: Vec<usize> = told.as_array().expect("an array").iter().map(place).collect();
+        all.sort_unstable();
+        all
+    };
+    let (src, url) = (desk.at("src"), "s3://bucket/src");
+    for (words, expected) in [
+        (&[][..], &[0, 1, 2, 3, 4, 5][..]),
+        (&["--tag", "a"], &[0, 1, 3]),
+        (&["--tag", "a,b"], &[1]),
+        (&["--tag", "a", "--tag", "b"], &[0, 1, 2, 3]),
+        (&["--tag", ""], &[4]),
+        (&["--tag", "none"], &[]),
+        (&["--host", "there"], &[2]),
+        (&["--host", "there", "--host", "here"], &[0, 1, 2, 3, 4, 5]),
+        (&["--host", "there", "--tag", "a"], &[]),
+        (&["--label", "job"], &[]),
+        (&["--path", src.to_str().expect("UTF-8")], &[0, 1, 2, 3, 5]),
+        (&["--path", "src"], &[0, 1, 2, 3, 5]),
+        (&["--path", "./src/"], &[0, 1, 2, 3, 5]),
+        (&["--path", "src", "--path", "other"], &[3]),
+        (&["--path", "sr"], &[]),
+        (&["--path", url], &[]),
+    ] {
+        assert_eq!(chosen(words), expected, "{words:?}");
+    }
+    desk.expect(2, &["snapshots", "--path", ""]);
+    let kept = |words: &[&str]| {
+        let dry = desk.expect(0, &[&["--json", "forget", "--group-by", "", "--keep-last", "1", "--dry-run"], words].concat());
+        let groups = dry.summary();
+        let of = |word: &str| groups[0][word].as_array().map_or(0, Vec::len);
+        (of("keep"), of("remove"))
+    };
+    for (words, expected) in [
+        (&["--tag", "a"][..], (1, 2)),
+        (&["--path", "other"], (1, 1)),
+        (&["--host", "there"], (1, 0)),
+        (&["--path", "other", "--path", "src"], (1, 0)),
+        (&["--tag", "none"], (0, 0)),
+    ] {
+        assert_eq!(kept(words), expected, "{words:?}");
+    }
+    desk.expect(0, &["forget", "--group-by", "", "--keep-last", "1", "--tag", "a"]);
+    assert_eq!(chosen(&[]), [2, 3, 4, 5]);
+    desk.expect(0, &["forget", "--unsafe-allow-remove-all", "--path", "src", "--host", "there"]);
+    assert_eq!(chosen(&[]), [3, 4, 5]);
 }
