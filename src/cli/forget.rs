@@ -12,7 +12,6 @@ use crate::cli::select::Filter;
 use crate::cli::snapshots::{object, time};
 use crate::config::Settings;
 use crate::format::Hash;
-use crate::lifecycle::doubt;
 use crate::lifecycle::forget::{self, ForgetReport, ReplicaForgot, What, described};
 use crate::lifecycle::retention::decide::{Decision, Group, Rules};
 use crate::lifecycle::retention::group::GroupBy;
@@ -134,20 +133,15 @@ pub async fn run(context: &Context, arguments: ForgetArguments) -> Result<Outcom
         None => What::Named(context.interruptible(ids(&repository, &arguments)).await??),
     };
     let among = |view: &SnapshotView| arguments.filter.admits(view);
-    let (report, doubtful) = step(context, &repository, &what, &among, &BTreeSet::new(), arguments.dry_run).await?;
+    let report = step(context, &repository, &what, &among, &BTreeSet::new(), arguments.dry_run).await?;
     context.output.summary(&summary(&report, &what));
     if !context.output.json {
         print(context, &report, &what, arguments.dry_run);
     }
-    let mut outcome = outcome(context, &report, &what);
-    if doubtful {
-        outcome.join(Outcome::failure(Fault::Integrity, None));
-    }
-    Ok(outcome)
+    Ok(outcome(context, &report, &what))
 }
 
-/// Forgets, and says whether some snapshots were left alone because nobody can vouch for them: what may be had nowhere must not
-/// stand in for what is whole, so no rule counts it, and none forgets it. `lost`: snapshots of which that is known already.
+/// Forgets. `lost`: snapshots of which it is known already that they are whole nowhere: no rule counts them, and none forgets them.
 pub async fn step(
     context: &Context,
     repository: &Repository,
@@ -155,24 +149,26 @@ pub async fn step(
     among: &(dyn Fn(&SnapshotView) -> bool + Send + Sync),
     lost: &BTreeSet<Hash>,
     dry_run: bool,
-) -> Result<(ForgetReport, bool), Failure> {
-    let mut doubtful = match what {
-        What::ByRules(_) => context.interruptible(doubt::doubtful(repository, &context.stop)).await??,
-        What::Named(_) => BTreeSet::new(),
-    };
-    doubtful.retain(|id| !lost.contains(id));
-    for id in lost.iter().map(|id| short(id)) {
-        context.output.note(&format!("snapshot {id} is not whole anywhere: no rule counts it (`holdfast forget {id}` does)"));
+) -> Result<ForgetReport, Failure> {
+    let whole = |view: &SnapshotView| !lost.contains(&view.id) && among(view);
+    let mut report = context.interruptible(forget::run(repository, what, &whole, dry_run)).await??;
+    if matches!(what, What::ByRules(_)) {
+        report.doubtful.extend(lost);
+    } else {
+        report.doubtful.clear();
     }
-    for id in doubtful.iter().map(|id| short(id)) {
-        let why = "damage was found in what it needs at every store that holds it, so no rule counts it and none forgets it";
-        let next = format!("`holdfast heal` restores what can be had, `holdfast forget {id}` gives it up");
-        context.output.problem("forget", &id, &format!("{why}: {next}"));
-    }
-    let whole = |view: &SnapshotView| !doubtful.contains(&view.id) && !lost.contains(&view.id) && among(view);
-    let report = context.interruptible(forget::run(repository, what, &whole, dry_run)).await??;
     context.output.note_if(repository.save_heads().err());
-    Ok((report, !doubtful.is_empty()))
+    let all = repository.readable().covers(repository.set.all()) && repository.set.closed.is_empty();
+    for id in report.doubtful.iter().map(|id| short(id)) {
+        let (told, next) = match all {
+            true => ("at every store that holds it", format!(", `holdfast forget {id}` gives it up")),
+            false => ("at the stores that answer", String::new()),
+        };
+        let why = format!("damage was found in what it needs {told}, so no rule counts it and none forgets it");
+        let what = format!("{why}: `holdfast heal` brings back what can be had{next}");
+        context.output.problem("forget", &id, &what);
+    }
+    Ok(report)
 }
 
 /// The rules of the command line, else of the configuration.
@@ -320,6 +316,9 @@ pub fn outcome(context: &Context, report: &ForgetReport, what: &What) -> Outcome
     let passed = |id: &&Hash| matches!(what, What::ByRules(_)) && !report.forgotten.contains(*id);
     for id in report.unreadable.iter().filter(passed) {
         context.output.problem("forget", &short(id), "it is damaged or missing at every store that holds it, and was left alone");
+        outcome.join(Outcome::failure(Fault::Integrity, None));
+    }
+    if !report.doubtful.is_empty() {
         outcome.join(Outcome::failure(Fault::Integrity, None));
     }
     let behind: Vec<&ReplicaForgot> = report.replicas.iter().filter(|r| r.behind.is_some()).collect();

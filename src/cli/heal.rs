@@ -87,7 +87,21 @@ pub async fn step(
         }
         begun.push(replica.name.clone());
     }
-    if !begun.is_empty() && !dry_run {
+    let mut brought = false;
+    for replica in repository.set.replicas.iter().filter(|replica| !dry_run && wanted(&replica.name)) {
+        if !repository.fault(replica.index).is_some_and(|(fault, _)| fault == Fault::Integrity) {
+            continue;
+        }
+        match context.interruptible(repository.bring_descriptor(replica.index)).await? {
+            Ok(false) => {}
+            Ok(true) => {
+                brought = true;
+                context.output.note(&format!("store {} has its descriptor again", replica.name));
+            }
+            Err(e) => context.output.problem("heal", &replica.name, &Failure::from(e).message),
+        }
+    }
+    if !begun.is_empty() && !dry_run || brought {
         *repository = context.open(settings, unlock, Access::Write).await?;
     }
     let progress = Progress::default();

@@ -115,13 +115,10 @@ pub async fn steps(
             (Some(_), None) => steps.skip("forget", "heal failed, so nobody knows what is whole: nothing is forgotten"),
             (Some(what), Some(lost)) => {
                 let done = forget::step(context, &repository, &what, &|_| true, &lost, dry_run).await;
-                if let Some((report, doubtful)) = steps.done("forget", done) {
+                if let Some(report) = steps.done("forget", done) {
                     going.clone_from(&report.forgotten);
-                    let mut outcome = forget::outcome(context, &report, &what);
+                    let outcome = forget::outcome(context, &report, &what);
                     forgotten = matches!(outcome.code(), 0 | 4 | 14);
-                    if doubtful {
-                        outcome.join(Outcome::failure(Fault::Integrity, None));
-                    }
                     let over = report.over_limit.clone();
                     steps.report("forget", forget::summary(&report, &what), outcome, || {
                         forget::print(context, &report, &what, dry_run);

@@ -7,7 +7,11 @@ use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
 use crate::cli::output::name;
 use crate::format::Hash;
+use crate::lifecycle::doubt::{doubtful, of};
+use crate::progress::Stop;
+use crate::replica::Mask;
 use crate::repository::error::Fault;
+use crate::repository::snapshots::LiveSnapshot;
 use crate::repository::{Access, Repository};
 
 /// Arguments.
@@ -75,9 +79,12 @@ async fn which(repository: &Repository, arguments: &RetireArguments) -> Result<H
                 format!("not all of the log of store {} counts, {what}: {why}", replica.name),
             ));
         }
-        let only = repository.only_at(replica.index).await;
+        let doubtful = doubtful(repository, &Stop::default()).await?;
+        let whole_only_there = |live: &LiveSnapshot| live.mask.without(of(&doubtful, &live.id)) == Mask::one(replica.index);
+        let only = repository.live().await.iter().filter(|live| whole_only_there(live)).count();
         if only > 0 && !arguments.give_up {
-            let why = format!("{only} snapshots lie only at store {}: run `holdfast heal` first, or --give-up", replica.name);
+            let why =
+                format!("{only} snapshots are whole only at store {}: run `holdfast heal` first, or --give-up", replica.name);
             return Err(Failure::new(Fault::Refused, why));
         }
         return Ok(id);

@@ -39,6 +39,8 @@ pub struct Closure<'r> {
     pub unreadable: BTreeSet<(u32, u32)>,
     /// Numbers of packs that each target relies on already, by its index.
     pub hits: Vec<BTreeSet<u32>>,
+    /// Whether what a target lacks is lost for it, wherever else it lies: nothing is to be moved, and the first loss is enough.
+    pub strict: bool,
     /// Why the snapshot being walked cannot be whole, and for which targets.
     lost: BTreeMap<usize, String>,
 }
@@ -55,6 +57,7 @@ impl<'r> Closure<'r> {
             needs: Needs::default(),
             unreadable: BTreeSet::new(),
             hits: vec![BTreeSet::new(); REPLICAS_MAX],
+            strict: false,
             lost: BTreeMap::new(),
         }
     }
@@ -91,6 +94,9 @@ impl<'r> Closure<'r> {
         loop {
             if self.stop.requested() {
                 return Err(HealError::Interrupted);
+            }
+            if self.strict && at.indices().all(|target| self.lost.contains_key(&target)) {
+                return Ok(());
             }
             match descent.step() {
                 Err(e) => return self.give_up(at, &chain(&e)),
@@ -184,6 +190,10 @@ impl<'r> Closure<'r> {
             }
             let lacking = at.without(usable);
             if lacking.is_empty() {
+                continue;
+            }
+            if self.strict {
+                self.lose(lacking, &format!("chunk {id} is in no pack that may be relied on there"));
                 continue;
             }
             // Where no replica trusts any pack that has it, what is left of one of them is better than nothing.

@@ -1,7 +1,7 @@
-//! Snapshots that nobody can vouch for: something of them lies, as far as the logs at hand say, only in packs that were found
-//! damaged. Retention must not count them in the place of whole ones.
+//! What nobody can vouch for: snapshots that some replica's log holds although something they need lies there, as far as is known,
+//! only in packs that were found damaged. Retention must not count such a copy in the place of a whole one.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::format::Hash;
 use crate::lifecycle::closure::Closure;
@@ -9,39 +9,57 @@ use crate::lifecycle::heal::HealError;
 use crate::progress::Stop;
 use crate::replica::Mask;
 use crate::repository::Repository;
+use crate::verify::found_damage;
 
-/// The ids of those snapshots. Reads nothing where some log that holds a snapshot distrusts no pack, else the catalogs of the
-/// snapshots in question. One whose object is damaged everywhere is not among them: it is known as unreadable.
-pub async fn doubtful(repository: &Repository, stop: &Stop) -> Result<BTreeSet<Hash>, HealError> {
+/// Live snapshots that are not whole everywhere, and the replicas which hold them and where they are not. Reads nothing where
+/// no log tells of damage, else the catalogs of the snapshots that those logs hold.
+pub async fn doubtful(repository: &Repository, stop: &Stop) -> Result<BTreeMap<Hash, Mask>, HealError> {
     let mut doubting = Mask::default();
     for i in repository.readable().indices() {
         if let Some(log) = repository.log(i).await
-            && !log.state.distrusted.is_empty()
+            && (!log.state.distrusted.is_empty() || found_damage(&log.state))
         {
             doubting = doubting.or(Mask::one(i));
         }
     }
-    let mut found = BTreeSet::new();
+    let mut found: BTreeMap<Hash, Mask> = BTreeMap::new();
     let mut suspects = repository.live().await;
-    suspects.retain(|live| doubting.covers(live.mask));
+    suspects.retain(|live| !live.mask.and(doubting).is_empty());
     if suspects.is_empty() {
         return Ok(found);
     }
     let index = repository.index().await?;
-    let mut walk = Closure::new(repository, index.clone(), stop);
+    repository.take_in().await?;
+    let mut walk = Closure::new(repository, index, stop);
+    walk.strict = true;
     for live in suspects {
-        let Some(object) = repository.snapshot_object(&live).await else { continue };
-        let lost = walk.snapshot(&object.snapshot, live.mask).await?;
-        let needs = std::mem::take(&mut walk.needs);
-        let untrusted = {
-            let chunks = index.read().expect("no panic while the index is locked");
-            needs.packs().any(|pack| chunks.pack(pack).usable().and(repository.readable()).is_empty())
-        };
-        if untrusted || !lost.is_empty() {
-            found.insert(live.id);
-            // What is in doubt was passed over once: the next snapshot that needs it must find that out, too.
-            walk = Closure::new(repository, index.clone(), stop);
+        let at = live.mask.and(doubting);
+        let mut lacking = Mask::default();
+        for i in at.indices() {
+            let object = repository.log(i).await.and_then(|log| log.state.snapshots.get(&live.id).map(|root| root.object));
+            let there = match object {
+                Some(object) => repository.snapshot_at(i, &object).await.is_ok_and(|found| found.is_some()),
+                None => false,
+            };
+            if !there {
+                lacking = lacking.or(Mask::one(i));
+            }
+        }
+        match repository.snapshot_object(&live).await {
+            Some(object) => {
+                let lost = walk.snapshot(&object.snapshot, at).await?;
+                lacking = lost.keys().fold(lacking, |mask, i| mask.or(Mask::one(*i)));
+            }
+            None => lacking = live.mask,
+        }
+        if !lacking.is_empty() {
+            found.insert(live.id, lacking);
         }
     }
     Ok(found)
+}
+
+/// Where a snapshot is not whole although it is held there.
+pub fn of(doubtful: &BTreeMap<Hash, Mask>, id: &Hash) -> Mask {
+    doubtful.get(id).copied().unwrap_or_default()
 }

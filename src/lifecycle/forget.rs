@@ -2,16 +2,23 @@
 //!
 //! The union of all logs decides what is forgotten. So that two runs with different rules cannot empty a group between them,
 //! everybody writes to the logs in the order of their replicas' ids, and each record is sound at its own slot: what was to
-//! stay instead is still a root there. A replica that lacks what was to stay gives up nothing: heal brings both later.
+//! stay instead is still a root there. A replica that lacks what was to stay, or has it damaged, gives up nothing: heal brings both
+//! later. Where two runs each reached logs that the other did not, what the one kept the other may have forgotten: of a source of
+//! which nothing else is left, neither is carried on (`dispute`).
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::format::Hash;
+use crate::format::snapshot::Snapshot;
+use crate::lifecycle::doubt::{self, doubtful};
+use crate::lifecycle::heal::HealError;
 use crate::lifecycle::heal::told;
 use crate::lifecycle::retention::Candidate;
 use crate::lifecycle::retention::calendar::Moment;
 use crate::lifecycle::retention::decide::{Decision, Group, Rules, decide};
 use crate::lifecycle::retention::group::{GroupBy, GroupKey};
+use crate::progress::Stop;
 use crate::replica::Mask;
 use crate::replica::patience::while_it_answers;
 use crate::repository::Repository;
@@ -44,6 +51,8 @@ pub struct ReplicaForgot {
     pub recorded: u64,
     /// Ids that its log keeps as roots for now, since it lacks a snapshot that stays instead.
     pub withheld: u64,
+    /// Those of them that another log has forgotten for something that was forgotten elsewhere.
+    pub disputed: BTreeSet<Hash>,
     /// Why it does not have all of it.
     pub behind: Option<String>,
     /// The class of that reason.
@@ -61,6 +70,9 @@ pub struct ForgetReport {
     pub forgotten: BTreeSet<Hash>,
     /// Live snapshots whose object nobody gave whole: they are left alone unless they are named.
     pub unreadable: BTreeSet<Hash>,
+    /// Live snapshots that are known to be whole nowhere, as far as the stores at hand say: rules count none of them and forget
+    /// none.
+    pub doubtful: BTreeSet<Hash>,
     /// Each configured replica; empty after a dry run.
     pub replicas: Vec<ReplicaForgot>,
     /// Those of `forgotten` that fewer logs record than have to.
@@ -79,8 +91,12 @@ struct Plan {
     erasures: BTreeMap<Hash, Vec<Hash>>,
     /// What some log forgot before.
     carried: BTreeSet<Hash>,
+    /// Those that no log takes over from another.
+    disputed: BTreeSet<Hash>,
     /// What is live and stays.
     live: BTreeSet<Hash>,
+    /// Where what is live is not whole.
+    doubtful: BTreeMap<Hash, Mask>,
     /// Seconds since the Unix epoch, for holds.
     now: i64,
 }
@@ -127,21 +143,113 @@ pub async fn run(
     Err(RepositoryError::new(Fault::Contention, message))
 }
 
+/// What one log took over from the others.
+#[derive(Clone, Debug, Default)]
+pub struct Carried {
+    /// How many ids it recorded.
+    pub recorded: u64,
+    /// What it did not, since it was forgotten for something that was forgotten elsewhere.
+    pub disputed: BTreeSet<Hash>,
+}
+
 /// Records at the replicas of `to` what the others have forgotten, as far as that strips them of nothing: each must hold
-/// everything that is live. Gives how many ids each recorded, or why it could not. Costs no request where nothing is due.
-pub async fn carry(repository: &Repository, to: Mask) -> Vec<(usize, Result<u64, RepositoryError>)> {
+/// everything that is live, and hold it whole. Gives what became of it at each, or why it could not. Costs no request where
+/// nothing is due.
+pub async fn carry(repository: &Repository, to: Mask) -> Vec<(usize, Result<Carried, RepositoryError>)> {
+    let carried = repository.forgotten_ids().await;
+    let mut due = false;
+    for index in to.indices() {
+        due |= repository.log(index).await.is_some_and(|log| !carried.is_subset(&log.state.forgotten));
+    }
+    if !due {
+        return to.indices().map(|index| (index, Ok(Carried::default()))).collect();
+    }
     let live = repository.live().await.iter().map(|one| one.id).collect();
-    let plan = Plan { carried: repository.forgotten_ids().await, live, now: repository.env.now().seconds(), ..Plan::default() };
+    let known = async {
+        let disputed = dispute(repository).await?;
+        Ok::<_, RepositoryError>((disputed, whole(repository).await?))
+    };
+    let (disputed, doubtful) = match known.await {
+        Ok(known) => known,
+        Err(e) => {
+            let again = |index| (index, Err(RepositoryError::new(e.fault, e.message.clone())));
+            return to.indices().map(again).collect();
+        }
+    };
+    let now = repository.env.now().seconds();
+    let plan = Plan { carried, disputed, live, doubtful, now, ..Plan::default() };
     let mut out = Vec::new();
     for index in to.indices() {
         let done = record(repository, &plan, index).await;
-        out.push((index, done.map(|done| done.recorded.len() as u64)));
+        out.push((index, done.map(|done| Carried { recorded: done.recorded.len() as u64, disputed: done.disputed })));
     }
     out
 }
 
-/// What retention knows of each snapshot.
-async fn candidates(repository: &Repository, views: &[SnapshotView], now: i64) -> Vec<Candidate> {
+/// Where live snapshots are not whole.
+async fn whole(repository: &Repository) -> Result<BTreeMap<Hash, Mask>, RepositoryError> {
+    match doubtful(repository, &Stop::default()).await {
+        Ok(found) => Ok(found),
+        Err(HealError::Repository(e)) => Err(e),
+        Err(e) => Err(RepositoryError::caused(Fault::Failed, "looking at what is whole", e)),
+    }
+}
+
+/// What logs disagree about: a snapshot that is a root here, that another log forgot while it kept one of the same source, which
+/// was forgotten elsewhere in its turn, with nothing else of that source live anywhere. Reads nothing where no log has a root
+/// that another has forgotten.
+async fn dispute(repository: &Repository) -> Result<BTreeSet<Hash>, RepositoryError> {
+    let forgotten = repository.forgotten_ids().await;
+    let mut held: Vec<(usize, Vec<(Hash, Hash)>)> = Vec::new();
+    for index in repository.readable().indices() {
+        let Some(log) = repository.log(index).await else { continue };
+        let roots = log.state.snapshots.iter().filter(|(id, root)| forgotten.contains(*id) && !root.partial);
+        let roots: Vec<(Hash, Hash)> = roots.map(|(id, root)| (*id, root.object)).collect();
+        if !roots.is_empty() {
+            held.push((index, roots));
+        }
+    }
+    let mut disputed = BTreeSet::new();
+    if held.len() < 2 {
+        return Ok(disputed);
+    }
+    let source = |snapshot: &Snapshot| {
+        let mut paths: Vec<Vec<u8>> = snapshot.roots.iter().map(|root| root.path.to_vec()).collect();
+        paths.sort();
+        (snapshot.host.clone(), paths)
+    };
+    let views = repository.snapshots().await?;
+    let live: BTreeSet<_> = views.iter().filter(|view| !view.snapshot.partial).map(|view| source(&view.snapshot)).collect();
+    // By id: of which source it is; one whose object nobody gives is of any.
+    let mut sources = BTreeMap::new();
+    for (index, roots) in &held {
+        for (id, object) in roots {
+            if let Some((snapshot, _)) = repository.snapshot_at(*index, object).await? {
+                sources.insert(*id, source(&snapshot));
+            }
+        }
+    }
+    sources.retain(|_, source| !live.contains(source));
+    for (index, roots) in &held {
+        let Some(gone) = repository.log(*index).await.map(|log| log.state.forgotten.clone()) else { continue };
+        for (theirs, _) in held.iter().filter(|(other, _)| other != index).flat_map(|(_, roots)| roots) {
+            // This log forgot theirs, and has a root of its own that was forgotten by others.
+            let same = |own: &Hash| own != theirs && sources.contains_key(theirs) && sources.get(own) == sources.get(theirs);
+            if gone.contains(theirs) && roots.iter().any(|(own, _)| same(own)) {
+                disputed.insert(*theirs);
+            }
+        }
+    }
+    Ok(disputed)
+}
+
+/// What retention knows of each snapshot. A copy that is not whole counts for nothing.
+async fn candidates(
+    repository: &Repository,
+    views: &[SnapshotView],
+    doubtful: &BTreeMap<Hash, Mask>,
+    now: i64,
+) -> Vec<Candidate> {
     let (quorum, sound) = (repository.set.write_quorum(), repository.writable());
     let holds = repository.holds(now).await;
     let candidate = |view: &SnapshotView| {
@@ -160,7 +268,7 @@ async fn candidates(repository: &Repository, views: &[SnapshotView], now: i64) -
             paths: s.roots.iter().map(|root| root.path.to_vec()).collect(),
             tags: s.tags.clone(),
             partial: s.partial,
-            at_quorum: view.mask.and(sound).count() >= quorum,
+            at_quorum: view.mask.without(doubt::of(doubtful, &view.id)).and(sound).count() >= quorum,
             held,
         }
     };
@@ -175,11 +283,19 @@ async fn plan(
     let now = repository.env.now().seconds();
     let views = repository.snapshots().await?;
     let unreadable: BTreeSet<Hash> = repository.unreadable(&views).await.iter().map(|one| one.id).collect();
-    let all = candidates(repository, &views, now).await;
+    let doubtful = whole(repository).await?;
+    let nowhere = |view: &&SnapshotView| doubt::of(&doubtful, &view.id).covers(view.mask);
+    let lost: BTreeSet<Hash> = views.iter().filter(nowhere).map(|view| view.id).collect();
+    let all = candidates(repository, &views, &doubtful, now).await;
     let carried = repository.forgotten_ids().await;
+    // Who names what was forgotten before has settled it.
+    let mut disputed = dispute(repository).await?;
+    if let What::Named(ids) = what {
+        disputed.retain(|id| !ids.contains(id));
+    }
     let (groups, mut forgotten) = match what {
         What::ByRules(rules) => {
-            let chosen: Vec<usize> = (0..views.len()).filter(|i| among(&views[*i])).collect();
+            let chosen: Vec<usize> = (0..views.len()).filter(|i| !lost.contains(&views[*i].id) && among(&views[*i])).collect();
             let judged: Vec<Candidate> = chosen.iter().map(|i| all[*i].clone()).collect();
             let mut groups = decide(&judged, rules);
             if let Some(group) = groups.iter().find(|group| !rules.remove_all && group.emptied(&judged)) {
@@ -219,6 +335,22 @@ async fn plan(
             }
         }
     }
+    if let What::ByRules(rules) = what {
+        // A partial snapshot goes for a complete one that may be of another group, with more paths.
+        let covering = |one: &Candidate| {
+            let fits = |i: &usize| {
+                let other = &all[*i];
+                let (own, theirs) = (rules.group_by.key(one), rules.group_by.key(other));
+                !other.partial && !forgotten.contains(&other.id) && theirs.covers(&own)
+            };
+            let mut found: Vec<usize> = (0..all.len()).filter(fits).collect();
+            found.sort_by_key(|i| Reverse((all[*i].counts(), all[*i].moment.instant())));
+            found.first().map(|i| all[*i].id)
+        };
+        for (id, stay) in erasures.iter_mut().filter(|(_, stay)| stay.is_empty()) {
+            stay.extend(all.iter().find(|one| one.id == *id && one.partial).and_then(covering));
+        }
+    }
     let mut live: BTreeSet<Hash> = repository.live().await.iter().map(|one| one.id).collect();
     let over_limit = match what {
         What::ByRules(rules) => over_limit(rules, erasures.len(), groups.iter().map(|group| group.decisions.len()).sum()),
@@ -226,8 +358,8 @@ async fn plan(
     };
     live.retain(|id| !erasures.contains_key(id));
     let quorum = repository.set.write_quorum();
-    let report = ForgetReport { views, groups, forgotten, unreadable, quorum, over_limit, ..Default::default() };
-    Ok(Plan { report, erasures, carried, live, now })
+    let report = ForgetReport { views, groups, forgotten, unreadable, doubtful: lost, quorum, over_limit, ..Default::default() };
+    Ok(Plan { report, erasures, carried, disputed, live, doubtful, now })
 }
 
 /// Why so many of so many snapshots must not go at once.
@@ -273,7 +405,8 @@ pub fn described(key: &GroupKey) -> String {
 }
 
 impl Plan {
-    fn standing(&self, state: &State, id: &Hash) -> Standing {
+    fn standing(&self, index: usize, state: &State, id: &Hash) -> Standing {
+        let has = |id: &Hash| state.snapshots.contains_key(id) && !doubt::of(&self.doubtful, id).has(index);
         let instead = self.erasures.get(id);
         if state.forgotten.contains(id) {
             return Standing::Done;
@@ -283,10 +416,16 @@ impl Plan {
             Some(stay) if held || stay.iter().any(|id| state.forgotten.contains(id)) => Standing::Overtaken,
             // Also of what a log never had: where this log alone is left to say so, others would give it up for a snapshot that
             // nobody has any more.
-            Some(stay) if stay.iter().all(|id| state.snapshots.contains_key(id)) => Standing::Go,
-            None if !held && self.live.iter().all(|id| state.snapshots.contains_key(id)) => Standing::Go,
+            Some(stay) if stay.iter().all(has) => Standing::Go,
+            None if !held && !self.is_disputed(state, id) && self.live.iter().all(has) => Standing::Go,
             _ => Standing::Withheld,
         }
+    }
+}
+
+impl Plan {
+    fn is_disputed(&self, state: &State, id: &Hash) -> bool {
+        self.disputed.contains(id) && state.snapshots.contains_key(id)
     }
 }
 
@@ -295,7 +434,18 @@ impl Plan {
 struct Recorded {
     recorded: Vec<Hash>,
     withheld: u64,
+    disputed: BTreeSet<Hash>,
     overtaken: bool,
+}
+
+/// What is disputed, and how it is settled.
+pub fn disputed_in_words(ids: &BTreeSet<Hash>) -> String {
+    let names: Vec<String> = ids.iter().take(5).map(|id| hex::encode(&id[..4])).collect();
+    let (names, more) = (names.join(", "), if ids.len() > 5 { " and others" } else { "" });
+    format!(
+        "{names}{more} stays there: forgotten elsewhere for a snapshot that was forgotten in its turn, and nothing else of that source \
+         is left: `holdfast undelete` brings one back, `holdfast forget` with the name lets it go"
+    )
 }
 
 /// Writes what is due to one log. Whether it is overtaken is known at the slot, not before.
@@ -305,10 +455,13 @@ async fn record(repository: &Repository, plan: &Plan, index: usize) -> Result<Re
     {
         let Some(log) = repository.log(index).await else { return Ok(out) };
         for id in plan.erasures.keys().chain(&plan.carried) {
-            match plan.standing(&log.state, id) {
+            match plan.standing(index, &log.state, id) {
                 Standing::Done => {}
                 Standing::Go => due.push(*id),
-                Standing::Withheld => out.withheld += 1,
+                Standing::Withheld => {
+                    out.withheld += 1;
+                    out.disputed.extend(plan.is_disputed(&log.state, id).then_some(*id));
+                }
                 Standing::Overtaken => out.overtaken = true,
             }
         }
@@ -319,7 +472,7 @@ async fn record(repository: &Repository, plan: &Plan, index: usize) -> Result<Re
     for ids in due.chunks(IDS_MAX) {
         let mut overtaken = false;
         let verify = |state: &State| {
-            overtaken = ids.iter().any(|id| !matches!(plan.standing(state, id), Standing::Go | Standing::Done));
+            overtaken = ids.iter().any(|id| !matches!(plan.standing(index, state, id), Standing::Go | Standing::Done));
             match overtaken {
                 true => Err(RepositoryError::new(Fault::Contention, "others changed what there is to forget")),
                 false => Ok(()),
@@ -369,10 +522,13 @@ async fn write(repository: &Repository, plan: &mut Plan, before: &mut BTreeSet<H
                     return Ok(true);
                 }
                 (outcome.recorded, outcome.withheld) = (done.recorded.len() as u64, done.withheld);
-                if done.withheld > 0 {
-                    let what = "it lacks a snapshot that stays instead of those that go: run `holdfast heal`";
+                if !done.disputed.is_empty() {
+                    (outcome.behind, outcome.fault) = (Some(disputed_in_words(&done.disputed)), Some(Fault::Refused));
+                } else if done.withheld > 0 {
+                    let what = "it lacks a snapshot that stays instead of those that go, or has it damaged: run `holdfast heal`";
                     (outcome.behind, outcome.fault) = (Some(what.to_owned()), Some(Fault::Failed));
                 }
+                outcome.disputed = done.disputed;
             }
             Err(e) => (outcome.behind, outcome.fault) = (Some(told(&e)), Some(e.fault)),
         }

@@ -14,7 +14,7 @@ use crate::format::Hash;
 use crate::format::pack::PackKind;
 use crate::format::record::ObjectClass;
 use crate::lifecycle::closure::Closure;
-use crate::lifecycle::forget::carry;
+use crate::lifecycle::forget::{Carried, carry, disputed_in_words};
 use crate::lifecycle::heal_commit::{Pending, commit, reliance};
 use crate::lifecycle::heal_objects::{self, Replaced};
 use crate::lifecycle::heal_plan::{Move, Needs, PackFacts, plan, sources};
@@ -23,6 +23,7 @@ use crate::lifecycle::transfer::{Moved, Transfer};
 use crate::progress::{Progress, Stop};
 use crate::replica::Mask;
 use crate::repository::Repository;
+use crate::repository::chunk_index::PackRow;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::keys::KeysCopied;
 use crate::repository::snapshots::LiveSnapshot;
@@ -236,31 +237,46 @@ impl Healing<'_> {
     }
 
     async fn rounds(&mut self) -> Result<(), HealError> {
-        if self.settings.extent == Extent::Everything {
-            for i in self.targets.indices() {
-                if let Some(log) = self.repository.log(i).await
-                    && !log.state.distrusted.is_empty()
-                {
-                    self.damaged = self.damaged.or(Mask::one(i));
-                }
-            }
-            let index = self.repository.index().await?;
-            let chunks = index.read().expect("no panic while the index is locked");
-            let unproven = chunks.packs().iter().fold(Mask::default(), |m, pack| m.or(pack.distrusted.and(pack.published)));
-            self.damaged = self.damaged.or(unproven.and(self.targets));
-        }
         for round in 0..ROUNDS {
+            self.repository.take_in().await?;
+            let doubted = self.look_for_damage().await?;
             self.report.lost.clear();
             let learned = |moved: &Moved| (moved.got.iter().map(|got| got.bytes).sum::<u64>(), moved.unreadable.len());
             let before = learned(&self.transfer.moved());
             self.transfer.moved().short = Mask::default();
             self.round(round == 0).await?;
-            let moved = self.transfer.moved();
-            if moved.short.is_empty() || learned(&moved) == before && moved.void.is_empty() && round > 0 {
+            // What was met on the way is damage like any other: whoever holds it is not done.
+            let grown = self.look_for_damage().await? > doubted && !self.settings.dry_run;
+            let mut moved = self.transfer.moved();
+            if grown {
+                moved.short = moved.short.or(self.damaged);
+            } else if moved.short.is_empty() || learned(&moved) == before && moved.void.is_empty() && round > 0 {
                 break;
             }
         }
+        let live: BTreeSet<Hash> = self.repository.live().await.iter().map(|one| one.id).collect();
+        self.report.lost.retain(|(id, ..)| live.contains(id));
         Ok(())
+    }
+
+    /// Notes which targets have packs that are not to be relied on. Gives how many packs those are.
+    async fn look_for_damage(&mut self) -> Result<usize, HealError> {
+        if self.settings.extent != Extent::Everything {
+            return Ok(0);
+        }
+        for i in self.targets.indices() {
+            if let Some(log) = self.repository.log(i).await
+                && !log.state.distrusted.is_empty()
+            {
+                self.damaged = self.damaged.or(Mask::one(i));
+            }
+        }
+        let index = self.repository.index().await?;
+        let chunks = index.read().expect("no panic while the index is locked");
+        let unproven = |pack: &PackRow| pack.distrusted.and(pack.published).and(self.targets);
+        let count = chunks.packs().iter().map(|pack| unproven(pack).count()).sum();
+        self.damaged = chunks.packs().iter().fold(self.damaged, |m, pack| m.or(unproven(pack)));
+        Ok(count)
     }
 
     /// The snapshots that some target needs something of; those committed first come last.
@@ -399,8 +415,11 @@ impl Healing<'_> {
     async fn forgets(&mut self) {
         for (i, carried) in carry(self.repository, self.transfer.alive(self.targets)).await {
             match carried {
-                Ok(0) => {}
-                Ok(n) => {
+                Ok(Carried { disputed, .. }) if !disputed.is_empty() => {
+                    self.transfer.leave(i, Fault::Refused, disputed_in_words(&disputed));
+                }
+                Ok(Carried { recorded: 0, .. }) => {}
+                Ok(Carried { recorded: n, .. }) => {
                     let name = &self.repository.set.replicas[i].name;
                     self.report.notes.push(format!("store {name}: {n} forgotten snapshots are forgotten there, too"));
                 }

@@ -64,7 +64,9 @@ pub async fn run(
     let mut out = BTreeMap::new();
     for target in targets.indices() {
         let state = match repository.log(target).await {
-            Some(log) if !log.state.distrusted.is_empty() || found_damage(&log.state) => log.state.clone(),
+            Some(log) if !log.state.distrusted.is_empty() || found_damage(&log.state) || repository.index_has_gaps() => {
+                log.state.clone()
+            }
             _ => continue,
         };
         let mut done = Replaced::default();
@@ -89,6 +91,12 @@ async fn segments(
     done: &mut Replaced,
 ) -> Result<(), HealError> {
     let name = &repository.set.replicas[target].name;
+    // Packs that nothing whole named when the index was loaded.
+    let unproven: BTreeSet<Hash> = {
+        let index = repository.index().await?;
+        let chunks = index.read().expect("no panic while the index is locked");
+        chunks.packs().iter().filter(|pack| pack.distrusted.has(target)).map(|pack| pack.hash).collect()
+    };
     for hash in &state.segments {
         going_on(stop)?;
         match repository.segment_at(target, hash).await {
@@ -112,7 +120,7 @@ async fn segments(
         let packs: Vec<StoredPack> = entries
             .iter()
             .filter_map(|pack| Some(StoredPack { kind: pack.kind(), hash: pack.name().ok()?, size: pack.size }))
-            .filter(|pack| state.distrusted.contains(&pack.hash))
+            .filter(|pack| state.distrusted.contains(&pack.hash) || unproven.contains(&pack.hash))
             .collect();
         let at = Mask::one(target);
         let (new, failed) = repository.send_segments(entries.into_iter().map(|pack| (pack, at)).collect()).await;

@@ -230,6 +230,13 @@ impl<'r> Site<'r> {
         if going.is_empty() && work.orphans.is_empty() {
             return Ok(());
         }
+        // What is forgotten was forgotten for what stays. Where that turns out to be damaged, the former may be all that is left.
+        if work.plan.fates.contains(&Some(Fate::Keep(Why::Damaged))) {
+            let why = "something live lies in damaged packs alone, so nothing was condemned: `holdfast heal` brings back what can be \
+                       had, the next backup what its source still has, `holdfast undelete` what was forgotten; what is lost for good \
+                       goes by `holdfast forget` and its name";
+            return Err(RepositoryError::new(Fault::Integrity, why).into());
+        }
         if !work.plan.moves.is_empty() {
             self.progress.items_total.add(work.plan.moves.len() as u64);
             let (plan, progress) = (&work.plan, self.progress);

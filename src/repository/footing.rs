@@ -141,6 +141,33 @@ impl Repository {
         Ok((footing, fresh))
     }
 
+    /// Takes into the index what the logs, as far as they are read, published since it was loaded. Asks nothing where there is
+    /// nothing new.
+    pub async fn take_in(&self) -> Result<(), RepositoryError> {
+        self.index().await?;
+        let mut wanted: BTreeMap<Hash, Mask> = BTreeMap::new();
+        for index in self.readable().indices() {
+            if let Some(log) = self.log(index).await {
+                let loaded = self.segments.lock().expect("no panic while segments are noted");
+                let is_loaded = |hash: &Hash| loaded.get(hash).is_some_and(|one| one.at.has(index));
+                for hash in log.state.segments.iter().filter(|hash| !is_loaded(hash)) {
+                    let at = wanted.entry(*hash).or_default();
+                    *at = at.or(Mask::one(index));
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        self.load_segments(wanted).await?;
+        for index in self.readable().indices() {
+            if let Some(log) = self.log(index).await {
+                self.mark(index, &log.state);
+            }
+        }
+        Ok(())
+    }
+
     /// Notes that a segment is in the index for the replicas `at`.
     pub(super) fn loaded(&self, hash: Hash, at: Mask, packs: impl Iterator<Item = Hash>) {
         let numbers: Vec<u32> = {

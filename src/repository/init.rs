@@ -10,15 +10,17 @@ use crate::chunk::split::ChunkerSpec;
 use crate::clock::Env;
 use crate::format::descriptor::Descriptor;
 use crate::format::key_slot::Generation;
+use crate::format::record::{Expected, decode_slot};
 use crate::format::{Hash, object_hash};
 use crate::replica::patience::while_it_answers;
+use crate::replica::read::read_one;
 use crate::replica::write::put_proven;
 use crate::replica::{Mask, Member, Replica, ReplicaSet, ReplicaSettings};
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::keyring::{self, Keyring, Unlock};
 use crate::repository::layout::{self, Class};
-use crate::repository::log::Log;
+use crate::repository::log::{Log, chain, read_error};
 use crate::repository::open::{descriptor_at, floor, refuses, story, worst};
 use crate::repository::probe::examine;
 use crate::repository::unlock::unlock_descriptor;
@@ -280,15 +282,7 @@ impl Repository {
     /// must be opened anew to write to it. A store that holds anything else is refused ([`Fault::Usage`]).
     pub async fn begin(&self, index: usize) -> Result<(), RepositoryError> {
         let replica = &self.set.replicas[index];
-        let mut stored = None;
-        for other in self.set.reading_order(self.readable()) {
-            match descriptor_at(other).await {
-                Ok(Some((bytes, found))) if found == *self.descriptor() => stored = Some(bytes),
-                _ => continue,
-            }
-            break;
-        }
-        let stored = stored.ok_or_else(|| RepositoryError::new(Fault::Integrity, "the descriptor can be read from no store"))?;
+        let stored = self.stored_descriptor().await?;
         let patience = self.set.settings.stall;
         let work = async {
             if descriptor_at(replica).await?.is_none() {
@@ -301,5 +295,39 @@ impl Repository {
         };
         while_it_answers(&self.env, replica, patience, "making it a replica", work).await??;
         Ok(())
+    }
+
+    /// The descriptor's bytes, from the first store that has them.
+    async fn stored_descriptor(&self) -> Result<Bytes, RepositoryError> {
+        for other in self.set.reading_order(self.readable()) {
+            match descriptor_at(other).await {
+                Ok(Some((bytes, found))) if found == *self.descriptor() => return Ok(bytes),
+                _ => continue,
+            }
+        }
+        Err(RepositoryError::new(Fault::Integrity, "the descriptor can be read from no store"))
+    }
+
+    /// Brings the descriptor back to a store that lost it and has a log of this repository; whether that was so. The repository
+    /// must be opened anew to write to it. One that is there and damaged is not touched.
+    pub async fn bring_descriptor(&self, index: usize) -> Result<bool, RepositoryError> {
+        let (replica, keyring) = (&self.set.replicas[index], &self.keyring);
+        let (name, first) = (layout::descriptor(), layout::slot(1, 1));
+        let work = async {
+            if replica.store.stat(&name).await?.is_some() || replica.store.stat(&first).await?.is_none() {
+                return Ok(false);
+            }
+            // Whose log it is, its first record says.
+            let expected = Expected { replica_id: None, epoch: 1, slot: 1 };
+            let read = read_one(replica, &first, None, async |bytes: Bytes| {
+                decode_slot(&bytes, &keyring.keys.log, &keyring.repository_id, &expected).map_err(|e| chain(&e))
+            });
+            if let Err(fault) = read.await {
+                return Err(read_error(&first, fault));
+            }
+            put_proven(replica, &name, &self.stored_descriptor().await?).await?;
+            Ok(true)
+        };
+        while_it_answers(&self.env, replica, self.set.settings.stall, "bringing its descriptor back", work).await?
     }
 }

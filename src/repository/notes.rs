@@ -1,11 +1,13 @@
 //! What a verify leaves in a replica's log: packs that are trusted again, and the fact that it happened.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use crate::format::Hash;
 use crate::format::record::{Action, Distrust, Note};
-use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
+use crate::repository::{Met, Repository};
 
 impl Repository {
     /// Records that packs which were distrusted at a replica are whole after all: every byte of them was read and
@@ -19,6 +21,10 @@ impl Repository {
         if count > 0 {
             self.record(index, Action::Distrust(Distrust { add: Vec::new(), lift })).await?;
         }
+        // What was met before the bytes were read is no damage any more.
+        let whole: BTreeSet<&Hash> = packs.iter().collect();
+        let lifted = |met: &Met| met.replica == index && met.pack.is_some_and(|pack| whole.contains(&pack));
+        self.met.lock().expect("no panic while notes are locked").retain(|met| !lifted(met));
         let mut chunks = self.index.write().expect("no panic while the index is locked");
         packs.iter().for_each(|pack| chunks.distrust(index, pack, false));
         Ok(count)

@@ -78,7 +78,10 @@ pub(super) async fn descriptor_at(replica: &Replica) -> Result<Option<(Bytes, De
             }
             return Err(RepositoryError::new(
                 Fault::Integrity,
-                format!("store {}: {name} is missing although the log of a repository is there", replica.name),
+                format!(
+                    "store {}: {name} is missing although the log of a repository is there: `holdfast heal` brings it from another store",
+                    replica.name
+                ),
             ));
         }
         Err(e) => return Err(e.into()),
@@ -93,7 +96,10 @@ fn decoded(replica: &Replica, stored: Bytes) -> Result<Option<(Bytes, Descriptor
         Err(e) if e.is_unsupported() => {
             Err(RepositoryError::caused(Fault::Unsupported, format!("store {}: {name}", replica.name), e))
         }
-        Err(e) => Err(RepositoryError::caused(Fault::Integrity, format!("store {}: {name} is damaged", replica.name), e)),
+        Err(e) => {
+            let advice = "where another store has it, take this one away, and `holdfast heal` brings it";
+            Err(RepositoryError::caused(Fault::Integrity, format!("store {}: {name} is damaged ({advice})", replica.name), e))
+        }
     }
 }
 

@@ -7,7 +7,6 @@ use futures::future::join_all;
 
 use crate::format::Hash;
 use crate::format::record::{Action, Configure};
-use crate::replica::Mask;
 use crate::replica::patience::while_it_answers;
 use crate::repository::Repository;
 use crate::repository::epochs::REPAIRED;
@@ -61,11 +60,6 @@ impl Repository {
         }
         seen.retain(|id, _| !known.contains(id));
         seen
-    }
-
-    /// Snapshots that are live at a replica and nowhere else.
-    pub async fn only_at(&self, index: usize) -> u64 {
-        self.live().await.iter().filter(|live| live.mask == Mask::one(index)).count() as u64
     }
 
     /// Records in every writable log but its own that a replica is taken out. Fails unless all but one of the configured

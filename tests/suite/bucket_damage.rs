@@ -210,7 +210,7 @@ fn a_lost_snapshot_stands_in_for_no_whole_one() {
     }
     for words in [&["lifecycle", "--confirm"]; 2] {
         let told = desk.expect(14, words);
-        assert!(told.err.contains("is not whole anywhere: no rule counts it"), "{}\n{}", told.out, told.err);
+        assert!(told.err.contains("no rule counts it and none forgets it"), "{}\n{}", told.out, told.err);
     }
     let (what, below) = (format!("latest~1:{}", desk.at("src").display()), desk.at("back"));
     desk.expect(0, &["restore", &what, "--target", below.to_str().expect("UTF-8")]);

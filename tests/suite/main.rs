@@ -30,6 +30,7 @@ mod heal;
 mod heal_objects;
 mod hostile_repository;
 mod hostile_source;
+mod last_copies;
 mod lifecycle;
 mod lost_races;
 mod memory;

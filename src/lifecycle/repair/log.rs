@@ -120,6 +120,7 @@ pub async fn run(
     // What is left of a snapshot that is nowhere whole must not look like something that nobody needs.
     report.waits = !settings.give_up && found.not_whole.iter().any(|(_, _, elsewhere)| !elsewhere);
     if !report.waits {
+        // What is disputed stays a root here, too: the next heal tells of it.
         for (_, carried) in carry(repository, Mask::one(index)).await {
             carried?;
         }

@@ -73,8 +73,8 @@ pub fn decide(all: &[Candidate], rules: &Rules) -> Vec<Group> {
     }
     let mut groups: Vec<Group> = Vec::new();
     for (key, mut indices) in members {
-        // Equal times have no order of their own: the ids give them one.
-        indices.sort_by_key(|i| (Reverse(all[*i].moment.instant()), all[*i].id));
+        // Equal times have no order of their own: the ids give them one, the same by which one of them is the latest.
+        indices.sort_by_key(|i| Reverse((all[*i].moment.instant(), all[*i].id)));
         let counted: Vec<usize> = indices.iter().copied().filter(|i| all[*i].counts()).collect();
         let mut wanted = wanted(all, &counted, rules);
         let decision = |index: usize| {
