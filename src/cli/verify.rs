@@ -148,6 +148,14 @@ pub fn print(context: &Context, report: &VerifyReport, how: &VerifySettings) {
         let share = how.share_of(&replica.name).map_or("nothing is due".to_owned(), |share| format!("{share} of the packs"));
         output.line(format_args!("read back at {}: {share}", name(replica.name.as_bytes())));
     }
+    for replica in &report.replicas {
+        for note in &replica.notes {
+            output.line(format_args!("{}: {}", name(replica.name.as_bytes()), name(note.as_bytes())));
+        }
+    }
+    if !report.replicas.iter().any(|r| reached(&r)) {
+        return;
+    }
     let found = if report.damage_count == 0 { "no damage".to_owned() } else { count(report.damage_count, "damaged object") };
     output.line(format_args!("{found} found in {}", duration(report.duration)));
 }
@@ -158,6 +166,9 @@ pub fn outcome(report: &VerifyReport) -> Outcome {
     let mut outcome = Outcome::success();
     if report.damage_count > 0 {
         outcome.join(Outcome::failure(Fault::Integrity, None));
+    }
+    if report.replicas.iter().any(|r| r.keys_missing > 0) {
+        outcome.behind();
     }
     for replica in report.replicas.iter().filter(|r| r.unreachable.is_some()) {
         match replica.fault {

@@ -9,6 +9,8 @@ use crate::lifecycle::heal::HealError;
 use crate::progress::Stop;
 use crate::replica::Mask;
 use crate::repository::Repository;
+use crate::repository::chunk_index::PackRow;
+use crate::repository::error::{Fault, RepositoryError};
 use crate::verify::found_damage;
 
 /// Live snapshots that are not whole everywhere, and the replicas which hold them and where they are not. Reads nothing where
@@ -59,7 +61,33 @@ pub async fn doubtful(repository: &Repository, stop: &Stop) -> Result<BTreeMap<H
     Ok(found)
 }
 
+/// The same for who cannot be stopped.
+pub async fn whole(repository: &Repository) -> Result<BTreeMap<Hash, Mask>, RepositoryError> {
+    match doubtful(repository, &Stop::default()).await {
+        Ok(found) => Ok(found),
+        Err(HealError::Repository(e)) => Err(e),
+        Err(e) => Err(RepositoryError::caused(Fault::Failed, "looking at what is whole", e)),
+    }
+}
+
 /// Where a snapshot is not whole although it is held there.
 pub fn of(doubtful: &BTreeMap<Hash, Mask>, id: &Hash) -> Mask {
     doubtful.get(id).copied().unwrap_or_default()
+}
+
+/// Which replicas of `at` have packs that are not to be relied on, be it only by what this process met, and how many those are.
+pub async fn unproven(repository: &Repository, at: Mask) -> Result<(Mask, usize), RepositoryError> {
+    let mut found = Mask::default();
+    for i in at.indices() {
+        if let Some(log) = repository.log(i).await
+            && !log.state.distrusted.is_empty()
+        {
+            found = found.or(Mask::one(i));
+        }
+    }
+    let index = repository.index().await?;
+    let chunks = index.read().expect("no panic while the index is locked");
+    let bad = |pack: &PackRow| pack.distrusted.and(pack.published).and(at);
+    let count = chunks.packs().iter().map(|pack| bad(pack).count()).sum();
+    Ok((chunks.packs().iter().fold(found, |m, pack| m.or(bad(pack))), count))
 }

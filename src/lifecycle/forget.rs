@@ -6,19 +6,16 @@
 //! later. Where two runs each reached logs that the other did not, what the one kept the other may have forgotten: of a source of
 //! which nothing else is left, neither is carried on (`dispute`).
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::format::Hash;
-use crate::format::snapshot::Snapshot;
-use crate::lifecycle::doubt::{self, doubtful};
-use crate::lifecycle::heal::HealError;
+use crate::lifecycle::dispute::{dispute, in_words};
+use crate::lifecycle::doubt::{self, whole};
 use crate::lifecycle::heal::told;
 use crate::lifecycle::retention::Candidate;
 use crate::lifecycle::retention::calendar::Moment;
-use crate::lifecycle::retention::decide::{Decision, Group, Rules, decide};
+use crate::lifecycle::retention::decide::{Decision, Group, Rules, covering, decide};
 use crate::lifecycle::retention::group::{GroupBy, GroupKey};
-use crate::progress::Stop;
 use crate::replica::Mask;
 use crate::replica::patience::while_it_answers;
 use crate::repository::Repository;
@@ -186,63 +183,6 @@ pub async fn carry(repository: &Repository, to: Mask) -> Vec<(usize, Result<Carr
     out
 }
 
-/// Where live snapshots are not whole.
-async fn whole(repository: &Repository) -> Result<BTreeMap<Hash, Mask>, RepositoryError> {
-    match doubtful(repository, &Stop::default()).await {
-        Ok(found) => Ok(found),
-        Err(HealError::Repository(e)) => Err(e),
-        Err(e) => Err(RepositoryError::caused(Fault::Failed, "looking at what is whole", e)),
-    }
-}
-
-/// What logs disagree about: a snapshot that is a root here, that another log forgot while it kept one of the same source, which
-/// was forgotten elsewhere in its turn, with nothing else of that source live anywhere. Reads nothing where no log has a root
-/// that another has forgotten.
-async fn dispute(repository: &Repository) -> Result<BTreeSet<Hash>, RepositoryError> {
-    let forgotten = repository.forgotten_ids().await;
-    let mut held: Vec<(usize, Vec<(Hash, Hash)>)> = Vec::new();
-    for index in repository.readable().indices() {
-        let Some(log) = repository.log(index).await else { continue };
-        let roots = log.state.snapshots.iter().filter(|(id, root)| forgotten.contains(*id) && !root.partial);
-        let roots: Vec<(Hash, Hash)> = roots.map(|(id, root)| (*id, root.object)).collect();
-        if !roots.is_empty() {
-            held.push((index, roots));
-        }
-    }
-    let mut disputed = BTreeSet::new();
-    if held.len() < 2 {
-        return Ok(disputed);
-    }
-    let source = |snapshot: &Snapshot| {
-        let mut paths: Vec<Vec<u8>> = snapshot.roots.iter().map(|root| root.path.to_vec()).collect();
-        paths.sort();
-        (snapshot.host.clone(), paths)
-    };
-    let views = repository.snapshots().await?;
-    let live: BTreeSet<_> = views.iter().filter(|view| !view.snapshot.partial).map(|view| source(&view.snapshot)).collect();
-    // By id: of which source it is; one whose object nobody gives is of any.
-    let mut sources = BTreeMap::new();
-    for (index, roots) in &held {
-        for (id, object) in roots {
-            if let Some((snapshot, _)) = repository.snapshot_at(*index, object).await? {
-                sources.insert(*id, source(&snapshot));
-            }
-        }
-    }
-    sources.retain(|_, source| !live.contains(source));
-    for (index, roots) in &held {
-        let Some(gone) = repository.log(*index).await.map(|log| log.state.forgotten.clone()) else { continue };
-        for (theirs, _) in held.iter().filter(|(other, _)| other != index).flat_map(|(_, roots)| roots) {
-            // This log forgot theirs, and has a root of its own that was forgotten by others.
-            let same = |own: &Hash| own != theirs && sources.contains_key(theirs) && sources.get(own) == sources.get(theirs);
-            if gone.contains(theirs) && roots.iter().any(|(own, _)| same(own)) {
-                disputed.insert(*theirs);
-            }
-        }
-    }
-    Ok(disputed)
-}
-
 /// What retention knows of each snapshot. A copy that is not whole counts for nothing.
 async fn candidates(
     repository: &Repository,
@@ -337,18 +277,10 @@ async fn plan(
     }
     if let What::ByRules(rules) = what {
         // A partial snapshot goes for a complete one that may be of another group, with more paths.
-        let covering = |one: &Candidate| {
-            let fits = |i: &usize| {
-                let other = &all[*i];
-                let (own, theirs) = (rules.group_by.key(one), rules.group_by.key(other));
-                !other.partial && !forgotten.contains(&other.id) && theirs.covers(&own)
-            };
-            let mut found: Vec<usize> = (0..all.len()).filter(fits).collect();
-            found.sort_by_key(|i| Reverse((all[*i].counts(), all[*i].moment.instant())));
-            found.first().map(|i| all[*i].id)
-        };
         for (id, stay) in erasures.iter_mut().filter(|(_, stay)| stay.is_empty()) {
-            stay.extend(all.iter().find(|one| one.id == *id && one.partial).and_then(covering));
+            stay.extend(
+                all.iter().find(|one| one.id == *id && one.partial).and_then(|one| covering(&all, rules, &forgotten, one)),
+            );
         }
     }
     let mut live: BTreeSet<Hash> = repository.live().await.iter().map(|one| one.id).collect();
@@ -438,16 +370,6 @@ struct Recorded {
     overtaken: bool,
 }
 
-/// What is disputed, and how it is settled.
-pub fn disputed_in_words(ids: &BTreeSet<Hash>) -> String {
-    let names: Vec<String> = ids.iter().take(5).map(|id| hex::encode(&id[..4])).collect();
-    let (names, more) = (names.join(", "), if ids.len() > 5 { " and others" } else { "" });
-    format!(
-        "{names}{more} stays there: forgotten elsewhere for a snapshot that was forgotten in its turn, and nothing else of that source \
-         is left: `holdfast undelete` brings one back, `holdfast forget` with the name lets it go"
-    )
-}
-
 /// Writes what is due to one log. Whether it is overtaken is known at the slot, not before.
 async fn record(repository: &Repository, plan: &Plan, index: usize) -> Result<Recorded, RepositoryError> {
     let mut out = Recorded::default();
@@ -523,7 +445,7 @@ async fn write(repository: &Repository, plan: &mut Plan, before: &mut BTreeSet<H
                 }
                 (outcome.recorded, outcome.withheld) = (done.recorded.len() as u64, done.withheld);
                 if !done.disputed.is_empty() {
-                    (outcome.behind, outcome.fault) = (Some(disputed_in_words(&done.disputed)), Some(Fault::Refused));
+                    (outcome.behind, outcome.fault) = (Some(in_words(&done.disputed)), Some(Fault::Refused));
                 } else if done.withheld > 0 {
                     let what = "it lacks a snapshot that stays instead of those that go, or has it damaged: run `holdfast heal`";
                     (outcome.behind, outcome.fault) = (Some(what.to_owned()), Some(Fault::Failed));

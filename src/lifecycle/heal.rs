@@ -14,16 +14,17 @@ use crate::format::Hash;
 use crate::format::pack::PackKind;
 use crate::format::record::ObjectClass;
 use crate::lifecycle::closure::Closure;
-use crate::lifecycle::forget::{Carried, carry, disputed_in_words};
+use crate::lifecycle::dispute::in_words;
+use crate::lifecycle::doubt::unproven;
+use crate::lifecycle::forget::{Carried, carry};
 use crate::lifecycle::heal_commit::{Pending, commit, reliance};
 use crate::lifecycle::heal_objects::{self, Replaced};
 use crate::lifecycle::heal_plan::{Move, Needs, PackFacts, plan, sources};
-use crate::lifecycle::heal_report::{HealReport, ReplicaHealed};
+use crate::lifecycle::heal_report::{HealReport, ReplicaHealed, lacking};
 use crate::lifecycle::transfer::{Moved, Transfer};
 use crate::progress::{Progress, Stop};
 use crate::replica::Mask;
 use crate::repository::Repository;
-use crate::repository::chunk_index::PackRow;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::keys::KeysCopied;
 use crate::repository::snapshots::LiveSnapshot;
@@ -144,7 +145,7 @@ pub async fn run(
     if settings.extent == Extent::SmallGaps && !healing.small_gaps().await? {
         return Ok(healing.report);
     }
-    let lacked = healing.lacked().await;
+    let lacked = lacking(repository).await;
     if settings.extent == Extent::Everything {
         healing.objects().await?;
         for KeysCopied { target, copied, damaged } in repository.copy_keys(healing.targets, settings.dry_run).await {
@@ -206,21 +207,10 @@ impl Healing<'_> {
         Ok(())
     }
 
-    /// How many live snapshots each replica lacks, by index.
-    async fn lacked(&self) -> BTreeMap<usize, u64> {
-        let mut lacked = BTreeMap::new();
-        for live in self.repository.live().await {
-            for i in self.repository.set.all().without(live.mask).indices() {
-                *lacked.entry(i).or_default() += 1;
-            }
-        }
-        lacked
-    }
-
     /// Keeps the targets that lack snapshots and little else; `false` when there is none.
     async fn small_gaps(&mut self) -> Result<bool, HealError> {
         let lacks = async |healing: &Self| {
-            let lacked = healing.lacked().await;
+            let lacked = lacking(healing.repository).await;
             Mask(healing.targets.indices().filter(|i| lacked.contains_key(i)).fold(0, |m, i| m | 1 << i))
         };
         if lacks(self).await.is_empty() {
@@ -264,18 +254,8 @@ impl Healing<'_> {
         if self.settings.extent != Extent::Everything {
             return Ok(0);
         }
-        for i in self.targets.indices() {
-            if let Some(log) = self.repository.log(i).await
-                && !log.state.distrusted.is_empty()
-            {
-                self.damaged = self.damaged.or(Mask::one(i));
-            }
-        }
-        let index = self.repository.index().await?;
-        let chunks = index.read().expect("no panic while the index is locked");
-        let unproven = |pack: &PackRow| pack.distrusted.and(pack.published).and(self.targets);
-        let count = chunks.packs().iter().map(|pack| unproven(pack).count()).sum();
-        self.damaged = chunks.packs().iter().fold(self.damaged, |m, pack| m.or(unproven(pack)));
+        let (at, count) = unproven(self.repository, self.targets).await?;
+        self.damaged = self.damaged.or(at);
         Ok(count)
     }
 
@@ -416,7 +396,8 @@ impl Healing<'_> {
         for (i, carried) in carry(self.repository, self.transfer.alive(self.targets)).await {
             match carried {
                 Ok(Carried { disputed, .. }) if !disputed.is_empty() => {
-                    self.transfer.leave(i, Fault::Refused, disputed_in_words(&disputed));
+                    // Nothing is wrong with the store: it goes on, and this is told of it.
+                    self.transfer.moved().out.entry(i).or_insert((Fault::Refused, in_words(&disputed)));
                 }
                 Ok(Carried { recorded: 0, .. }) => {}
                 Ok(Carried { recorded: n, .. }) => {
@@ -431,7 +412,7 @@ impl Healing<'_> {
     /// The last look: what each replica got, and what it still lacks.
     async fn finish(&mut self, lacked: &BTreeMap<usize, u64>) {
         let repository = self.repository;
-        let left = self.lacked().await;
+        let left = lacking(self.repository).await;
         for replica in &repository.set.replicas {
             let i = replica.index;
             let (got, out) = {

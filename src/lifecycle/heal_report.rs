@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::format::Hash;
+use crate::repository::Repository;
 use crate::repository::error::Fault;
 
 /// How one replica came out.
@@ -52,4 +53,15 @@ pub struct HealReport {
     pub quorum: usize,
     /// How long it took.
     pub duration: Duration,
+}
+
+/// How many live snapshots each replica lacks, by index.
+pub async fn lacking(repository: &Repository) -> BTreeMap<usize, u64> {
+    let mut lacked = BTreeMap::new();
+    for live in repository.live().await {
+        for i in repository.set.all().without(live.mask).indices() {
+            *lacked.entry(i).or_default() += 1;
+        }
+    }
+    lacked
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::clock::{Planted, Time};
 use crate::format::Hash;
 use crate::format::record::ObjectClass;
+use crate::lifecycle::doubt::{self, doubtful};
+use crate::lifecycle::heal::HealError;
 use crate::lifecycle::inventory::{Inventory, pack_class};
 use crate::lifecycle::live::Live;
 use crate::lifecycle::prune::{PruneError, PruneSettings, ReplicaPruned, Requests, Tally};
@@ -99,6 +101,16 @@ impl<'r> Site<'r> {
             Some(seen) => seen,
             None => inventory.insert(Inventory::take(self.repository, self.replica, footing.epoch, self.stop).await?),
         };
+        if let Some(last) = seen.slots.keys().next_back().copied().filter(|last| *last > footing.slot) {
+            // Others wrote meanwhile, or what lies before it was taken away, and what it says is not known here.
+            footing = self.stand().await?;
+            let (site, name) = (&self.repository.set.replicas[self.replica], layout::slot(footing.epoch, last));
+            if last > footing.slot && site.store.stat(&name).await.map_err(RepositoryError::from)?.is_some() {
+                let (slot, advice) = (footing.slot, format!("run `holdfast repair log {}`", site.name));
+                let why = format!("store {}: {name} is there although its log ends at slot {slot}: {advice}", site.name);
+                return Err(RepositoryError::new(Fault::Rollback, why).into());
+            }
+        }
         let unsound = seen.unsound(self.repository, self.replica).await?;
         let mut damage = self.distrust(unsound).await?;
         live.extend(&self.roots(&footing, seen)).await?;
@@ -229,6 +241,18 @@ impl<'r> Site<'r> {
         let going: BTreeSet<u32> = work.plan.going().collect();
         if going.is_empty() && work.orphans.is_empty() {
             return Ok(());
+        }
+        // What no replica has whole may have its last pieces here, be it a root of this log or not.
+        let live = self.repository.live().await;
+        let doubtful = doubtful(self.repository, self.stop).await.map_err(|e| match e {
+            HealError::Repository(e) => PruneError::from(e),
+            _ => PruneError::Interrupted,
+        })?;
+        if let Some(lost) = live.iter().find(|live| doubt::of(&doubtful, &live.id).covers(live.mask)) {
+            let (id, advice) =
+                (hex::encode(&lost.id[..4]), "`holdfast heal` brings back what can be had, `holdfast forget` gives it up");
+            let why = format!("snapshot {id} is whole nowhere, so nothing was condemned: {advice}");
+            return Err(RepositoryError::new(Fault::Integrity, why).into());
         }
         // What is forgotten was forgotten for what stays. Where that turns out to be damaged, the former may be all that is left.
         if work.plan.fates.contains(&Some(Fate::Keep(Why::Damaged))) {

@@ -4,6 +4,8 @@
 //! the next epoch, under a new replica id. Until all that is sound was taken over and [`REPAIRED`] says so, nobody else writes
 //! to the replica: what the old log condemned must not be relied on by chance, and what it relied on must not look forgotten.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use crate::format::list::HashList;
@@ -223,7 +225,9 @@ impl Repository {
         for ids in forgotten.chunks(NAMES_MAX) {
             self.append_repairing(index, Action::Forget(Forget { ids: names(ids) }), true, |_| Ok(())).await?;
         }
-        let revoked: Vec<Hash> = past.state.revoked.difference(&now.revoked).copied().collect();
+        // A key that was withdrawn anywhere opens nothing here either.
+        let withdrawn: BTreeSet<Hash> = past.state.revoked.union(&self.revoked().await).copied().collect();
+        let revoked: Vec<Hash> = withdrawn.difference(&now.revoked).copied().collect();
         for slots in revoked.chunks(NAMES_MAX) {
             self.append_repairing(index, Action::Revoke(Revoke { key_slots: names(slots) }), true, |_| Ok(())).await?;
         }

@@ -161,12 +161,18 @@ impl Repository {
     }
 
     /// Brings the key slots and generation secrets of this repository that were not withdrawn to the replicas of `to` that
-    /// lack them, and looks at those that they have. A dry run counts what would be copied.
+    /// lack them, and looks at those that they have; what was withdrawn is withdrawn in their logs, too. A dry run counts what
+    /// would be copied.
     pub async fn copy_keys(&self, to: Mask, dry_run: bool) -> Vec<KeysCopied> {
         let revoked = self.revoked().await;
         let mut held: BTreeMap<Hash, Mask> = BTreeMap::new();
         let fresh = |target| KeysCopied { target, copied: Ok(0), damaged: Vec::new() };
         let mut out: Vec<KeysCopied> = to.indices().map(fresh).collect();
+        for one in out.iter_mut().filter(|one| !dry_run && self.writable().has(one.target)) {
+            if let Err(e) = self.withdraw(one.target, &revoked).await {
+                one.copied = Err(e);
+            }
+        }
         for index in self.readable().or(to).indices() {
             let listed: Result<Vec<_>, StoreError> =
                 self.set.replicas[index].store.list(layout::prefix(Class::Key)).try_collect().await;
@@ -212,6 +218,18 @@ impl Repository {
             }
         }
         out
+    }
+
+    /// Records in a log what others withdrew: whoever has that store alone must not open it with such a key.
+    async fn withdraw(&self, index: usize, revoked: &BTreeSet<Hash>) -> Result<(), RepositoryError> {
+        let heads = self.record_heads();
+        let Some(mut log) = self.log(index).await else { return Ok(()) };
+        let key_slots: Vec<Bytes> = revoked.difference(&log.state.revoked).map(|id| Bytes::copy_from_slice(id)).collect();
+        if !key_slots.is_empty() {
+            log.append(Action::Revoke(Revoke { key_slots }), true, &heads, |_| Ok(())).await?;
+            self.remember(&log);
+        }
+        Ok(())
     }
 
     /// Whether an object is a generation secret or a key slot of this repository, and whole.

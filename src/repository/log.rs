@@ -102,7 +102,7 @@ impl Log {
         self.load_checkpoint().await?;
         self.share(self.gone.clone());
         self.hashes.insert(self.state.slot, self.state.hash);
-        // Two at least: a slot that was taken away is seen by the one behind it.
+        // Two at least, wherever that ends: a slot that was taken away is seen by the one behind it.
         self.read_on(2).await
     }
 
@@ -138,8 +138,9 @@ impl Log {
         self.damaged = Some(Damaged { fault, why: format!("store {}: {why}", self.replica.name) });
     }
 
-    /// Reads to the end, `window` slots at once to begin with.
-    async fn read_on(&mut self, mut window: u64) -> Result<(), RepositoryError> {
+    /// Reads to the end, `least` slots at once to begin with: where so many are absent, it ends.
+    async fn read_on(&mut self, least: u64) -> Result<(), RepositoryError> {
+        let mut window = least;
         while self.damaged.is_none() {
             let first = self.state.slot + 1;
             let names: Vec<_> = (first..first + window).map(|n| layout::slot(self.state.epoch, n)).collect();
@@ -160,7 +161,7 @@ impl Log {
             // A slot behind an absent one: either it was just written, or the absent one was taken away.
             let later = found[end..].iter().any(Option::is_some);
             let gap = later && self.replica.store.stat(&names[end]).await?.is_none();
-            let complete = end == found.len();
+            let (complete, absent) = (end == found.len(), (found.len() - end) as u64);
             for bytes in found.into_iter().take(end).flatten() {
                 self.fold(bytes).await?;
                 if self.damaged.is_some() {
@@ -175,10 +176,10 @@ impl Log {
             }
             if complete {
                 window = (window * 2).min(WINDOW_MAX);
-            } else if window == 1 || (end == 0 && !later) {
+            } else if absent >= least && !later {
                 return Ok(());
             } else {
-                window = 1;
+                window = least;
             }
         }
         Ok(())
@@ -231,7 +232,16 @@ impl Log {
         if let Some(Action::Condemn(condemn)) = &body.action {
             for list in &condemn.lists {
                 let hash = list.list[..].try_into().unwrap_or_default();
-                named.push((list.class(), self.load_list(&hash).await?));
+                match self.load_list(&hash).await {
+                    Ok(names) => named.push((list.class(), names)),
+                    // What it condemned is not known: the record is as good as lost.
+                    Err(e) if e.fault == Fault::Integrity => {
+                        let name = layout::slot(self.state.epoch, slot);
+                        self.damage(Fault::Integrity, format!("{name} names a list that cannot be read: {e}"));
+                        return Ok(());
+                    }
+                    Err(e) => return Err(e),
+                }
             }
         }
         self.state.apply(slot, hash, replica_id, body);

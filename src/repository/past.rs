@@ -112,6 +112,9 @@ impl Repository {
         let covered = log.state.slot;
         let end = self.last_slot(index, epoch).await?;
         let mut out = Epoch { replica_id: log.state.replica_id, ..Epoch::default() };
+        if out.replica_id.is_none() {
+            out.replica_id = self.whose(index, epoch, end).await?;
+        }
         (past.epoch, past.slots, past.wounds, past.wounds_count) = (epoch, end, Vec::new(), 0);
         let mut wounds: Vec<(u64, String)> = Vec::new();
         let mut closes: Vec<u64> = Vec::new();
@@ -172,6 +175,18 @@ impl Repository {
             .collect();
         unite(&mut past.state, log.state, begun);
         Ok(out)
+    }
+
+    /// Whose log it is, by what most of its first slots say. Where the first was lost, a repair may have put another in its place.
+    async fn whose(&self, index: usize, epoch: u32, end: u64) -> Result<Option<Hash>, RepositoryError> {
+        let mut ids: Vec<Hash> = Vec::new();
+        for slot in 1..=end.min(3) {
+            if let Found::Record(_, record) = self.read_slot(index, epoch, slot).await? {
+                ids.push(record.0.replica_id[..].try_into().unwrap_or_default());
+            }
+        }
+        let count = |id: &Hash| ids.iter().filter(|other| *other == id).count();
+        Ok(ids.iter().max_by_key(|id| count(id)).copied())
     }
 
     /// The last slot that exists: by a listing, and by looking behind what that shows.

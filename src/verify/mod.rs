@@ -104,6 +104,8 @@ pub struct ReplicaVerified {
     pub unread: BTreeSet<Hash>,
     /// How many those are.
     pub unread_count: u64,
+    /// Keys that were not withdrawn and that other stores hold.
+    pub keys_missing: u64,
     /// Packs newly distrusted.
     pub distrusted: u64,
     /// Objects in the store that nothing knows.
@@ -188,7 +190,7 @@ pub async fn run(
     for one in join_all(chosen.iter().map(|replica| ground.replica(replica))).await {
         examined.push(one?);
     }
-    compare_keys(&findings, &examined);
+    compare_keys(&findings, &mut examined);
     let at = Mask(examined.iter().filter(|e| e.report.unreachable.is_none()).fold(0, |m, e| m | 1 << e.index));
     walk(&ground, at).await?;
     told_by_reads(&findings, repository, &index, at);
@@ -295,6 +297,7 @@ impl Ground<'_> {
         log::verify_slots(what).await?;
         let listed = presence::verify_packs(what).await?;
         (out.report.packs, out.report.foreign) = (listed.packs, listed.foreign);
+        presence::verify_end(what, &listed).await?;
         out.keys.clone_from(&listed.keys);
         presence::verify_keys(what, &listed).await?;
         let runs = presence::verify_checkpoints(what, &listed).await?;
@@ -332,13 +335,15 @@ impl Ground<'_> {
 }
 
 /// A key slot that one replica holds and another does not is no damage, but whoever has only that key should know.
-fn compare_keys(findings: &Findings, examined: &[Examined]) {
-    let reached = || examined.iter().filter(|e| e.report.unreachable.is_none());
-    let revoked: BTreeSet<Hash> = reached().flat_map(|e| &e.revoked).copied().collect();
-    let all: BTreeSet<Hash> = reached().flat_map(|e| &e.keys).copied().collect();
-    for one in reached() {
+fn compare_keys(findings: &Findings, examined: &mut [Examined]) {
+    let reached = |e: &&Examined| e.report.unreachable.is_none();
+    let revoked: BTreeSet<Hash> = examined.iter().filter(reached).flat_map(|e| &e.revoked).copied().collect();
+    let all: BTreeSet<Hash> = examined.iter().filter(reached).flat_map(|e| &e.keys).copied().collect();
+    for one in examined.iter_mut().filter(|e| e.report.unreachable.is_none()) {
         for key in all.difference(&one.keys).filter(|key| !revoked.contains(*key)) {
-            findings.note(one.index, format!("key {} is at other stores and not at this one", hex::encode(key)));
+            one.report.keys_missing += 1;
+            let what = "is at other stores and not at this one: `holdfast heal` brings it";
+            findings.note(one.index, format!("key {} {what}", hex::encode(key)));
         }
     }
 }

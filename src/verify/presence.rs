@@ -12,6 +12,7 @@ use crate::format::record::ObjectClass;
 use crate::format::snapshot::Snapshot;
 use crate::format::{Hash, object_hash};
 use crate::replica::read::{ReadFault, read_one};
+use crate::repository::error::Fault;
 use crate::repository::layout::{self, Class};
 use crate::repository::log::chain;
 use crate::store::error::StoreErrorKind;
@@ -37,6 +38,8 @@ pub struct Listed {
     pub lists: BTreeSet<Hash>,
     /// Slots of checkpoints of the current epoch, the newest first.
     pub checkpoints: Vec<u64>,
+    /// The last slot of the current epoch that was listed.
+    pub last_slot: u64,
     /// Objects that nothing knows.
     pub foreign: u64,
     /// Packs that the log relies on.
@@ -151,8 +154,26 @@ impl Listed {
             && self.checkpoints.len() < CHECKPOINTS
         {
             self.checkpoints.push(slot);
+        } else if let Some(slot) = layout::parse_slot(what.facts.epoch, &info.name) {
+            self.last_slot = self.last_slot.max(slot);
         }
     }
+}
+
+/// The log must not go on behind a slot that is missing: what follows there says nothing to anybody who reads from the front.
+pub async fn verify_end(what: &Examination<'_>, listed: &Listed) -> Result<(), Halt> {
+    let (epoch, end, last) = (what.facts.epoch, what.facts.slot, listed.last_slot);
+    if last <= end {
+        return Ok(());
+    }
+    let (next, later) = (layout::slot(epoch, end + 1), layout::slot(epoch, last));
+    let store = &what.replica.store;
+    // Others may have written while it was looked at.
+    if store.stat(&next).await?.is_none() && store.stat(&later).await?.is_some() && store.stat(&next).await?.is_none() {
+        let why = format!("{next} is missing although {later} is there: run `holdfast repair log {}`", what.replica.name);
+        return Err(Halt::Unreachable(Fault::Rollback, format!("store {}: {why}", what.replica.name)));
+    }
+    Ok(())
 }
 
 /// The descriptor must be the one that the repository was opened with.

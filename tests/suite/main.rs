@@ -33,6 +33,7 @@ mod hostile_source;
 mod last_copies;
 mod lifecycle;
 mod lost_races;
+mod lost_records;
 mod memory;
 mod missing_bucket;
 mod mixed_history;

@@ -70,7 +70,9 @@ pub async fn sort(repository: &Repository, index: usize, past: &Past) -> Result<
     for pack in repository.listed_packs(index).await? {
         if past.state.is_condemned(pack.kind.into(), &pack.hash) {
             sorted.void += 1;
-        } else if (past.complete || proven.contains(&pack.hash)) && !past.state.distrusted.contains(&pack.hash) {
+        } else if (past.complete && past.state.takes_names() || proven.contains(&pack.hash))
+            && !past.state.distrusted.contains(&pack.hash)
+        {
             sorted.keep.push(pack);
         } else {
             sorted.copy.push(pack);
@@ -103,6 +105,11 @@ impl<'r> Adoption<'r> {
     ) -> Adoption<'r> {
         let rows = Rows::new(repository, index, settings.publish_chunks);
         Adoption { repository, index, settings, progress, stop, rows, open: BTreeMap::new(), done: Adopted::default() }
+    }
+
+    /// What was published.
+    pub fn into_rows(self) -> Rows<'r> {
+        self.rows
     }
 
     /// Takes the packs over, and publishes them. Those that an earlier attempt published are passed over.

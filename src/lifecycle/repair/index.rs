@@ -14,6 +14,7 @@ use crate::format::pack::PackKind;
 use crate::lifecycle::closure::Closure;
 use crate::lifecycle::heal::{HealError, told};
 use crate::lifecycle::repair::RepairSettings;
+use crate::lifecycle::repair::adopt::{Adoption, Sorted};
 use crate::lifecycle::repair::rows::Rows;
 use crate::progress::{Progress, Stop};
 use crate::replica::Mask;
@@ -130,6 +131,22 @@ async fn one(
     if settings.dry_run {
         // What is distrusted would be read in full: a dry run does not pay for that.
         report.added = sound.len() as u64;
+        return Ok(());
+    }
+    if !state.takes_names() {
+        // Which of their names are void nobody knows: their frames go into packs of other names.
+        let copy = [sound, doubted].concat();
+        let mut adoption = Adoption::new(repository, index, settings, progress, stop);
+        adoption.run(Sorted { copy, ..Sorted::default() }).await?;
+        for object in &adoption.done.damaged {
+            note(&mut report.unreadable, object.clone(), "not all of it can be had".to_owned());
+        }
+        report.unreadable_count += adoption.done.damaged_count;
+        let rows = adoption.into_rows();
+        (report.added, report.segments) = (rows.packs.len() as u64, rows.segments.len() as u64);
+        if !lost.is_empty() {
+            replace(repository, index, lost, &rows, stop, report).await?;
+        }
         return Ok(());
     }
     let mut rows = Rows::new(repository, index, settings.publish_chunks);

@@ -9,6 +9,7 @@ use crate::format::record::ObjectClass;
 use crate::format::snapshot::Snapshot;
 use crate::format::{Hash, object_hash};
 use crate::lifecycle::closure::Closure;
+use crate::lifecycle::doubt::{self, doubtful};
 use crate::lifecycle::heal::HealError;
 use crate::progress::{Progress, Stop};
 use crate::replica::Mask;
@@ -31,7 +32,7 @@ struct Candidate {
 pub struct Roots {
     /// Committed in the new log.
     pub committed: u64,
-    /// Not committed: not all that they stand on lies here. Id, why, and whether another replica holds it.
+    /// Not committed: not all that they stand on lies here. Id, why, and whether another replica holds it whole, as far as is known.
     pub not_whole: Vec<(Hash, String, bool)>,
     /// Old names of objects that lie here under new ones.
     pub void: BTreeSet<Hash>,
@@ -43,7 +44,7 @@ async fn candidates(repository: &Repository, index: usize, past: &Past) -> Resul
     let forgotten = &past.state.forgotten;
     let mut found: BTreeMap<Hash, Candidate> = BTreeMap::new();
     let mut objects: BTreeSet<Hash> = past.state.snapshots.values().map(|live| live.object).collect();
-    if !past.complete {
+    if !(past.complete && past.state.takes_names()) {
         objects.extend(repository.listed(index, Class::Snapshot).await?);
     }
     for object in objects.into_iter().filter(|object| !past.state.is_condemned(ObjectClass::Snapshot, object)) {
@@ -84,11 +85,12 @@ pub async fn commit(
         Some(log) => log.state.snapshots.keys().copied().collect(),
         None => BTreeSet::new(),
     };
+    let doubtful = doubtful(repository, stop).await?;
     let elsewhere: BTreeSet<Hash> = repository
         .live()
         .await
         .into_iter()
-        .filter(|one| !one.mask.without(Mask::one(index)).is_empty())
+        .filter(|one| !one.mask.without(Mask::one(index)).without(doubt::of(&doubtful, &one.id)).is_empty())
         .map(|one| one.id)
         .collect();
     // What the old log named and nobody can show is gone, and is told.
@@ -120,7 +122,7 @@ pub async fn commit(
             continue;
         }
         let (object, stored) = match candidate.own.first() {
-            Some((object, stored)) if past.complete => (*object, stored.clone()),
+            Some((object, stored)) if past.complete && past.state.takes_names() => (*object, stored.clone()),
             _ => {
                 let (key, entropy) = (&repository.keyring.keys.log, repository.env.random());
                 let stored = candidate

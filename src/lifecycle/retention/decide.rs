@@ -1,10 +1,11 @@
 //! The decision: each group from its newest snapshot to its oldest, each rule by itself.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::civil::DateTime;
 
+use crate::format::Hash;
 use crate::lifecycle::retention::Candidate;
 use crate::lifecycle::retention::calendar::{Moment, Period, PeriodName};
 use crate::lifecycle::retention::group::{GroupBy, GroupKey};
@@ -210,4 +211,12 @@ fn partials(all: &[Candidate], rules: &Rules, groups: &mut [Group]) {
             });
         }
     }
+}
+
+/// The newest complete snapshot of the same source as the partial one `of`, which may have more paths and so be of another group,
+/// that does not go; one that counts comes first.
+pub fn covering(all: &[Candidate], rules: &Rules, going: &BTreeSet<Hash>, of: &Candidate) -> Option<Hash> {
+    let own = rules.group_by.key(of);
+    let fits = |one: &&Candidate| !one.partial && !going.contains(&one.id) && rules.group_by.key(one).covers(&own);
+    all.iter().filter(fits).max_by_key(|one| (one.counts(), one.moment.instant(), one.id)).map(|one| one.id)
 }

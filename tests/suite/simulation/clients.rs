@@ -340,6 +340,11 @@ impl Run {
     async fn undelete(&self, repository: &Repository, choice: u64) -> Result<String, String> {
         let (views, _) = repository.forgotten().await;
         let Some(view) = chosen(&views, choice) else { return Ok("nothing to bring back".into()) };
+        self.bring_back(repository, view).await
+    }
+
+    /// Undeletes a snapshot, and takes what that says for a promise.
+    pub async fn bring_back(&self, repository: &Repository, view: &SnapshotView) -> Result<String, String> {
         let report = undelete(repository, view, &self.stop()).await.map_err(|e| format!("failed: {e}"))?;
         let at: Vec<&str> = report.replicas.iter().filter(|r| r.committed).map(|r| r.name.as_str()).collect();
         if at.len() >= report.quorum && !view.snapshot.partial && !report.already {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use holdfast::clock::Env;
 use holdfast::format::Hash;
+use holdfast::lifecycle::dispute::dispute;
 use holdfast::lifecycle::forget::What;
 use holdfast::lifecycle::heal::{Extent, HealSettings, run as heal};
 use holdfast::lifecycle::heal_report::HealReport;
@@ -151,6 +152,10 @@ impl Run {
             if !lost.is_empty() {
                 self.give_up(&repository, lost).await?;
             }
+            let disputed = dispute(&repository).await.map_err(|e| format!("what is disputed: {e}"))?;
+            if let Some(id) = disputed.first() {
+                self.settle(&repository, id).await?;
+            }
             if round > 0 {
                 let said = self.pruned(&repository, Duration::ZERO, MaxUnused::Percent(0.0)).await?;
                 found = format!("{found} {said}");
@@ -170,6 +175,18 @@ impl Run {
             world.turns[0].doing = Doing::Forget;
         }
         let said = self.forget(repository, &What::Named(lost.into_iter().collect())).await;
+        lock(&self.world).turns[0].doing = Doing::Other;
+        said.map(drop)
+    }
+
+    /// Of what two runs kept of each other's one is brought back, as an operator would: it is whole where it was kept.
+    async fn settle(&self, repository: &Repository, id: &Hash) -> Result<(), String> {
+        let (views, problems) = repository.forgotten().await;
+        let Some(view) = views.iter().find(|view| view.id == *id) else {
+            return Err(format!("{} is disputed, and nobody can show it: {problems:?}", hex::encode(&id[..4])));
+        };
+        lock(&self.world).turns[0].doing = Doing::Undelete;
+        let said = self.bring_back(repository, view).await;
         lock(&self.world).turns[0].doing = Doing::Other;
         said.map(drop)
     }
