@@ -201,9 +201,7 @@ impl Repository {
             if at.covers(to) {
                 continue;
             }
-            let ours =
-                async |stored: Bytes| if self.is_key(&id, &stored) { Ok(stored) } else { Err("it is no key of ours".into()) };
-            let (Some(stored), _) = read_any(&self.set, at.and(self.readable()), &name, None, ours).await else { continue };
+            let Some(stored) = self.own_key(&id, at).await else { continue };
             for one in out.iter_mut().filter(|one| !at.has(one.target)) {
                 if let Ok(count) = &mut one.copied {
                     if dry_run {
@@ -218,6 +216,14 @@ impl Repository {
             }
         }
         out
+    }
+
+    /// A key object's bytes from the first of `at` that has it whole; `None` where none has, or where it is none of this repository:
+    /// whoever lost the race for the descriptor left one behind.
+    pub async fn own_key(&self, id: &Hash, at: Mask) -> Option<Bytes> {
+        let name = layout::hashed(Class::Key, id);
+        let ours = async |stored: Bytes| if self.is_key(id, &stored) { Ok(stored) } else { Err("it is no key of ours".into()) };
+        read_any(&self.set, at.and(self.readable()), &name, None, ours).await.0
     }
 
     /// Records in a log what others withdrew: whoever has that store alone must not open it with such a key.

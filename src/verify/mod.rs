@@ -190,7 +190,7 @@ pub async fn run(
     for one in join_all(chosen.iter().map(|replica| ground.replica(replica))).await {
         examined.push(one?);
     }
-    compare_keys(&findings, &mut examined);
+    compare_keys(repository, &findings, &mut examined).await;
     let at = Mask(examined.iter().filter(|e| e.report.unreachable.is_none()).fold(0, |m, e| m | 1 << e.index));
     walk(&ground, at).await?;
     told_by_reads(&findings, repository, &index, at);
@@ -335,12 +335,22 @@ impl Ground<'_> {
 }
 
 /// A key slot that one replica holds and another does not is no damage, but whoever has only that key should know.
-fn compare_keys(findings: &Findings, examined: &mut [Examined]) {
+async fn compare_keys(repository: &Repository, findings: &Findings, examined: &mut [Examined]) {
     let reached = |e: &&Examined| e.report.unreachable.is_none();
     let revoked: BTreeSet<Hash> = examined.iter().filter(reached).flat_map(|e| &e.revoked).copied().collect();
-    let all: BTreeSet<Hash> = examined.iter().filter(reached).flat_map(|e| &e.keys).copied().collect();
-    for one in examined.iter_mut().filter(|e| e.report.unreachable.is_none()) {
-        for key in all.difference(&one.keys).filter(|key| !revoked.contains(*key)) {
+    let mut held: BTreeMap<Hash, Mask> = BTreeMap::new();
+    for one in examined.iter().filter(reached) {
+        for key in one.keys.difference(&revoked) {
+            let at = held.entry(*key).or_default();
+            *at = at.or(Mask::one(one.index));
+        }
+    }
+    let all = Mask(examined.iter().filter(reached).fold(0, |m, e| m | 1 << e.index));
+    for (key, at) in held.into_iter().filter(|(_, at)| !at.covers(all)) {
+        if repository.own_key(&key, at).await.is_none() {
+            continue;
+        }
+        for one in examined.iter_mut().filter(|e| all.without(at).has(e.index)) {
             one.report.keys_missing += 1;
             let what = "is at other stores and not at this one: `holdfast heal` brings it";
             findings.note(one.index, format!("key {} {what}", hex::encode(key)));

@@ -213,3 +213,34 @@ fn a_withdrawn_key_stays_withdrawn() {
         desk.expect(12, &["--key-file", "second", "snapshots"]);
     }
 }
+
+/// The first slot of an epoch that a repair began is lost: what its other records say counts all the same.
+#[test]
+fn the_first_slot_of_a_later_epoch_is_lost() {
+    let desk = Desk::new(&["a"], "");
+    backup(&desk, 1, &["--init"]);
+    backup(&desk, 2, &[]);
+    flip(&desk.at(&slot("a", 3)));
+    desk.expect(0, &["repair", "log", "a"]);
+    backup(&desk, 3, &[]);
+    backup(&desk, 4, &[]);
+    let listed = |desk: &Desk| -> Vec<String> {
+        let all = desk.expect(0, &["--json", "snapshots"]).summary();
+        all.as_array().expect("an array").iter().map(|one| one["id"].as_str().expect("an id").to_owned()).collect()
+    };
+    let before = listed(&desk);
+    desk.expect(0, &["forget", &before[0], &before[1]]);
+    let stays = listed(&desk);
+    std::fs::remove_file(desk.at(&slot("a", 1).replace("00000001/", "00000002/"))).expect("removed");
+    let _ = std::fs::remove_dir_all(desk.at("stores/a/checkpoints/00000002"));
+    forget_state(&desk);
+    // The first attempt has to begin the epoch anew before it can be ended.
+    for _ in 0..3 {
+        if desk.run(&["repair", "log", "a"]).code == Some(0) {
+            break;
+        }
+    }
+    assert_eq!(listed(&desk), stays);
+    desk.expect(0, &["verify", "--read-data"]);
+    comes_back(&desk, &[]);
+}
