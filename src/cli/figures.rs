@@ -191,7 +191,7 @@ pub fn asked(context: &Context) -> Vec<String> {
         let calls = |kind| asked.calls.get(&(replica.clone(), kind)).copied().unwrap_or(0);
         let [put, get, stat, list, delete] = ["put", "get", "stat", "list", "delete"].map(calls);
         let again = asked.again[replica];
-        format!("requests to {replica}: {put} put, {get} get, {stat} stat, {list} list, {delete} delete; {again} of them again")
+        format!("requests to {replica}: {put} put, {get} get, {stat} stat, {list} list, {delete} delete; and {again} sent again")
     };
     asked.again.keys().map(of).collect()
 }

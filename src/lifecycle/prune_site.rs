@@ -121,6 +121,9 @@ impl<'r> Site<'r> {
         }
         let work = self.work(&mut footing, seen).await?;
         self.tell(&work, seen).await?;
+        if work.plan.going().next().is_some() || !work.orphans.is_empty() {
+            self.nothing_is_at_stake(&work).await?;
+        }
         if self.settings.dry_run {
             return self.foretell(&work, seen).await;
         }
@@ -236,12 +239,8 @@ impl<'r> Site<'r> {
         Ok(Work { plan, orphans, young, waits })
     }
 
-    /// Moves, proves, condemns.
-    async fn carry_out(&mut self, work: &Work, planned: &Footing, seen: &Inventory) -> Result<(), PruneError> {
-        let going: BTreeSet<u32> = work.plan.going().collect();
-        if going.is_empty() && work.orphans.is_empty() {
-            return Ok(());
-        }
+    /// Whether what goes may be all that is left of something: then nothing is condemned. The same for a dry run.
+    async fn nothing_is_at_stake(&self, work: &Work) -> Result<(), PruneError> {
         // What no replica has whole may have its last pieces here, be it a root of this log or not.
         let live = self.repository.live().await;
         let doubtful = doubtful(self.repository, self.stop).await.map_err(|e| match e {
@@ -260,6 +259,15 @@ impl<'r> Site<'r> {
                        had, the next backup what its source still has, `holdfast undelete` what was forgotten; what is lost for good \
                        goes by `holdfast forget` and its name";
             return Err(RepositoryError::new(Fault::Integrity, why).into());
+        }
+        Ok(())
+    }
+
+    /// Moves, proves, condemns.
+    async fn carry_out(&mut self, work: &Work, planned: &Footing, seen: &Inventory) -> Result<(), PruneError> {
+        let going: BTreeSet<u32> = work.plan.going().collect();
+        if going.is_empty() && work.orphans.is_empty() {
+            return Ok(());
         }
         if !work.plan.moves.is_empty() {
             self.progress.items_total.add(work.plan.moves.len() as u64);

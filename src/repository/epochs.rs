@@ -211,7 +211,8 @@ impl Repository {
     }
 
     /// Brings into a new epoch what stays so whatever was lost: what is void, forgotten and withdrawn, features and holds, and
-    /// whether more may be void than is known. What the new log says already is not said again. (What was distrusted is not taken over under its name, or is distrusted anew.)
+    /// whether more may be void than is known. What the new log says already is not said again. (What was distrusted is not taken
+    /// over under its name, or is distrusted anew.)
     pub async fn carry_past(&self, index: usize, past: &Past) -> Result<(), RepositoryError> {
         let now = match self.log(index).await {
             Some(log) => log.state.clone(),

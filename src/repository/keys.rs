@@ -9,6 +9,7 @@ use crate::format::key_slot::{self, Generation, KeySlot};
 use crate::format::record::{Action, Revoke};
 use crate::format::{Hash, object_hash};
 use crate::replica::Mask;
+use crate::replica::patience::while_it_answers;
 use crate::replica::read::{ReadFault, read_any, read_one};
 use crate::replica::write::put_proven;
 use crate::repository::Repository;
@@ -169,7 +170,10 @@ impl Repository {
         let fresh = |target| KeysCopied { target, copied: Ok(0), damaged: Vec::new() };
         let mut out: Vec<KeysCopied> = to.indices().map(fresh).collect();
         for one in out.iter_mut().filter(|one| !dry_run && self.writable().has(one.target)) {
-            if let Err(e) = self.withdraw(one.target, &revoked).await {
+            let (replica, patience) = (&self.set.replicas[one.target], self.set.settings.stall);
+            let work = self.withdraw(one.target, &revoked);
+            let done = while_it_answers(&self.env, replica, patience, "writing to its log", work).await;
+            if let Err(e) = done.map_err(RepositoryError::from).and_then(|done| done) {
                 one.copied = Err(e);
             }
         }

@@ -84,6 +84,13 @@ pub struct Past {
     pub state: State,
 }
 
+impl Past {
+    /// Whether every name is known that is void: nothing of this log is lost, nor was before a repair that began one of its epochs.
+    pub fn knows_names(&self) -> bool {
+        self.complete && self.state.takes_names()
+    }
+}
+
 enum Found {
     Absent,
     Lost(Hash, String),

@@ -357,7 +357,7 @@ fn a_lost_store_is_retired() {
     desk.expect(0, &["backup"]);
     let (_, err) = desk.expect(0, &["snapshots", "--verbose"]);
     let sent = err.lines().find(|line| line.starts_with("requests to two: 0 put, ")).unwrap_or_else(|| panic!("{err}"));
-    assert!(!sent.contains(", 0 get, ") && sent.ends_with(", 0 delete; 0 of them again"), "{sent}");
+    assert!(!sent.contains(", 0 get, ") && sent.ends_with(", 0 delete; and 0 sent again"), "{sent}");
     desk.expect(2, &["retire", "three"]);
     std::fs::rename(desk.at("stores/two"), desk.at("away")).expect("moved");
     // What lies there cannot be known.

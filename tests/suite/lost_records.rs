@@ -179,9 +179,9 @@ fn a_void_object_turns_up_again() {
     let named =
         |text: &str| kept.iter().any(|(path, _)| text.contains(path.file_name().and_then(|name| name.to_str()).expect("a name")));
     assert!(!named(&desk.run(&["verify", "--read-data"]).out));
-    // Whatever was of use in them lies in packs of other names, and the old ones go.
-    desk.expect(0, &["prune", "--mercy", "0s", "--max-unused", "0"]);
-    assert!(kept.iter().all(|(path, _)| !path.exists()), "{before:?}");
+    assert!(objects(&desk, "a/data").len() > before.len(), "whatever was of use in them lies in packs of other names");
+    // Nothing relies on them: whoever deletes them late does no harm.
+    kept.iter().for_each(|(path, _)| std::fs::remove_file(path).expect("removed"));
     desk.expect(0, &["verify", "--read-data"]);
     comes_back(&desk, &[]);
 }

@@ -70,9 +70,7 @@ pub async fn sort(repository: &Repository, index: usize, past: &Past) -> Result<
     for pack in repository.listed_packs(index).await? {
         if past.state.is_condemned(pack.kind.into(), &pack.hash) {
             sorted.void += 1;
-        } else if (past.complete && past.state.takes_names() || proven.contains(&pack.hash))
-            && !past.state.distrusted.contains(&pack.hash)
-        {
+        } else if (past.knows_names() || proven.contains(&pack.hash)) && !past.state.distrusted.contains(&pack.hash) {
             sorted.keep.push(pack);
         } else {
             sorted.copy.push(pack);

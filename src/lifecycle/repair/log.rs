@@ -136,8 +136,7 @@ pub async fn run(
 }
 
 fn tell(report: &mut LogRepaired, past: &Past) {
-    (report.wounds, report.wounds_count, report.complete) =
-        (past.wounds.clone(), past.wounds_count, past.complete && past.state.takes_names());
+    (report.wounds, report.wounds_count, report.complete) = (past.wounds.clone(), past.wounds_count, past.knows_names());
     report.forgotten = past.state.forgotten.len() as u64;
 }
 

@@ -44,7 +44,7 @@ async fn candidates(repository: &Repository, index: usize, past: &Past) -> Resul
     let forgotten = &past.state.forgotten;
     let mut found: BTreeMap<Hash, Candidate> = BTreeMap::new();
     let mut objects: BTreeSet<Hash> = past.state.snapshots.values().map(|live| live.object).collect();
-    if !(past.complete && past.state.takes_names()) {
+    if !past.knows_names() {
         objects.extend(repository.listed(index, Class::Snapshot).await?);
     }
     for object in objects.into_iter().filter(|object| !past.state.is_condemned(ObjectClass::Snapshot, object)) {
@@ -122,7 +122,7 @@ pub async fn commit(
             continue;
         }
         let (object, stored) = match candidate.own.first() {
-            Some((object, stored)) if past.complete && past.state.takes_names() => (*object, stored.clone()),
+            Some((object, stored)) if past.knows_names() => (*object, stored.clone()),
             _ => {
                 let (key, entropy) = (&repository.keyring.keys.log, repository.env.random());
                 let stored = candidate
