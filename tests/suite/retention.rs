@@ -246,6 +246,8 @@ fn from_the_future() {
     ];
     assert_eq!(keep(&all, &policy("within 2d")), BTreeSet::from([id(0), id(1), id(2)]));
     assert_eq!(keep(&all, &policy("last 1")), BTreeSet::from([id(0)]));
+    let twice = [taken(4, "2091-01-01T00:00:00Z", &[]), all[0].clone(), all[1].clone()];
+    assert_eq!(keep(&twice, &policy("last 1")), BTreeSet::from([id(4)]), "no floor: the future is no reason to stay");
     // All of them are: everything is within.
     let early = Rules { now: instant("2020-01-01T00:00:00Z"), ..rules(policy("within 1h")) };
     assert_eq!(kept(&decide(&all, &early), &all).len(), 4);
@@ -404,13 +406,13 @@ proptest! {
         prop_assert_eq!(keep(&all, &whole), apart);
     }
 
-    /// Counts bound what they keep, keep the newest, and keep more when they are larger.
+    /// Counts bound what they keep, keep the newest (of equal times the highest id), and keep more when they are larger.
     #[test]
     fn counts_bound_what_they_keep(all in histories(), counts in prop::array::uniform6(0_u32..8)) {
         let policy = Policy { counts: counts.map(Count::Number), ..Policy::default() };
         let kept = keep(&all, &policy);
         prop_assert!(kept.len() <= counts.iter().sum::<u32>() as usize);
-        let newest = all.iter().min_by_key(|one| (std::cmp::Reverse(one.moment.instant()), one.id));
+        let newest = all.iter().max_by_key(|one| (one.moment.instant(), one.id));
         if let (Some(newest), false) = (newest, policy.is_empty()) {
             prop_assert!(kept.contains(&newest.id));
         }

@@ -84,7 +84,8 @@ pub fn decide(all: &[Candidate], rules: &Rules) -> Vec<Group> {
                 reasons.push(format!("held: {why}"));
             }
             let age = rules.now.0.saturating_sub(all[index].moment.seconds);
-            if age < rules.floor && !rules.remove_all {
+            // Without a floor one from the future is like any other, although its age is less than nothing.
+            if rules.floor > 0 && age < rules.floor && !rules.remove_all {
                 reasons.push(format!("younger than {}", in_words(rules.floor)));
             }
             if !all[index].partial && !all[index].at_quorum && !rules.remove_all {
