@@ -201,10 +201,10 @@ impl Generation {
 
     /// Reads stored bytes.
     pub fn decode(stored: &[u8], wrap_key: &Secret, repository: &Hash) -> Result<Generation, FormatError> {
+        let plain = GENERATION.open(stored, 4, wrap_key, repository)?;
         let (head, _) = GENERATION.split(stored, 4)?;
         let number = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
         ensure(number > 0, WHAT_GENERATION, "its number is 0")?;
-        let plain = GENERATION.open(stored, 4, wrap_key, repository)?;
         Ok(Generation { number, secret: secret(WHAT_GENERATION, plain.into())? })
     }
 }

@@ -193,10 +193,34 @@ impl Envelope {
 
     /// Opens what [`Envelope::seal`] made.
     fn open(&self, stored: &[u8], clear: usize, secret: &Secret, repository: &Hash) -> Result<Bytes, FormatError> {
-        let (head, sealed) = self.split(stored, clear)?;
+        let (head, sealed) = match self.split(stored, clear) {
+            Err(e) if e.is_unsupported() => {
+                let (head, sealed) = stored.split_at(8 + clear);
+                let meant = [self.magic, &FORMAT_VERSION.to_le_bytes()[..], &head[8..]].concat();
+                return Err(newer_or_damaged(self.what, e, self.kind, (&meant, sealed), secret, repository));
+            }
+            split => split?,
+        };
         crate::seal::open_structure(secret, repository, self.kind, head, sealed)
             .map(Bytes::from)
             .map_err(|source| FormatError::Sealed { what: self.what, source })
+    }
+}
+
+/// What to say of an object with a version that is not known. The version is sealed with the rest: where it opens as of this
+/// version (`meant`: its clear bytes with that), nobody newer wrote it, but some byte of its version was changed. It matters, because
+/// damage has ways out, and a newer program's object must be left alone.
+fn newer_or_damaged(
+    what: &'static str,
+    newer: FormatError,
+    kind: Kind,
+    (meant, sealed): (&[u8], &[u8]),
+    secret: &Secret,
+    repository: &Hash,
+) -> FormatError {
+    match crate::seal::open_structure(secret, repository, kind, meant, sealed) {
+        Ok(_) => invalid(what, "its version was changed"),
+        Err(_) => newer,
     }
 }
 

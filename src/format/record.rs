@@ -5,7 +5,8 @@ use prost::Message;
 
 use crate::format::pack::PackKind;
 use crate::format::{
-    FORMAT_VERSION, FormatError, Hash, RECORD_MAX, ensure, hash_field, invalid, message, unsupported, unwritable, version,
+    FORMAT_VERSION, FormatError, Hash, RECORD_MAX, ensure, hash_field, invalid, message, newer_or_damaged, unsupported,
+    unwritable, version,
 };
 use crate::seal::key::Secret;
 use crate::seal::{Kind, STRUCTURE_OVERHEAD};
@@ -379,7 +380,14 @@ pub fn decode_slot(
     ensure(length <= HEADER_MAX && length <= stored.len() - 8, WHAT, "its header reaches past the end")?;
     let (clear, sealed) = stored.split_at(8 + length);
     let header: SlotHeader = message(WHAT, Bytes::copy_from_slice(&clear[8..]))?;
-    header.verify()?;
+    if let Err(e) = header.verify() {
+        let (meant, as_of_now) = (&clear[..8], SlotHeader { format_version: FORMAT_VERSION, ..header }.encode_to_vec());
+        let meant = [meant, &as_of_now].concat();
+        return Err(match e.is_unsupported() {
+            true => newer_or_damaged(WHAT, e, Kind::Record, (&meant, sealed), log_key, repository),
+            false => e,
+        });
+    }
     ensure(header.epoch == expected.epoch && header.slot == expected.slot, WHAT, "it belongs into another slot")?;
     let replica_fits = expected.replica_id.is_none_or(|id| id[..] == header.replica_id[..]);
     ensure(replica_fits, WHAT, "it belongs to another replica")?;

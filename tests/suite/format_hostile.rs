@@ -102,9 +102,14 @@ fn nothing_is_taken_for_something_else() {
 
 #[test]
 fn versions_and_features_that_are_not_known_are_named() {
-    for (name, at) in [("generation", 4), ("segment", 4), ("list", 4), ("snapshot", 4), ("checkpoint", 4), ("pack", 4)] {
+    for (name, clear) in [("generation", 4), ("segment", 0), ("list", 0), ("snapshot", 0), ("checkpoint", 12), ("pack", 0)] {
         let mut stored = sample(name).written.to_vec();
-        stored[at] = 2;
+        stored[4] = 2;
+        // Sealed as of another version it opens as of none; but what opens as of this one was written by this one, and changed.
+        if name != "pack" {
+            refused(name, (sample(name).read)(&stored), "invalid: its version was changed");
+        }
+        stored[8 + clear + 40] ^= 1;
         refused(name, (sample(name).read)(&stored), "unsupported: format version 2");
     }
     let descriptor = sample("descriptor");
@@ -123,6 +128,18 @@ fn versions_and_features_that_are_not_known_are_named() {
     refused("key file", KeyFile::parse(&format!("holdfast-key-2 {}", "00".repeat(32))), "unsupported");
     let slot = framed(b"HFLG", &number(1, 9), Kind::Record, &keys().log, b"");
     refused("slot", record::decode_slot(&slot, &keys().log, &REPOSITORY, &EXPECTED), "unsupported: format version 9");
+    let mut slot = record::encode_slot(
+        &slot_header(),
+        &body(Some(Action::Publish(Publish::default()))),
+        &keys().log,
+        &REPOSITORY,
+        entropy(),
+    )
+    .expect("sound")
+    .to_vec();
+    assert_eq!(slot[8..10], [8, 1], "where the version lies");
+    slot[9] = 3;
+    refused("slot", record::decode_slot(&slot, &keys().log, &REPOSITORY, &EXPECTED), "invalid: its version was changed");
 }
 
 #[test]

@@ -547,7 +547,7 @@ fn restic_decides_the_same() {
         std::fs::write(at.join(source).join("file"), source).expect("written");
     }
     restic(at, "UTC", &["init"]);
-    // Times of the local clock, everywhere: a year in weeks, days, hours; the clocks change; leap day; a clock that ran ahead.
+    // Times of the local clock, everywhere: a year in weeks, days, hours; the clocks change; leap day; a clock that ran ahead, more than once.
     let zones = ["UTC", "America/New_York", "Asia/Kolkata", "Pacific/Auckland"];
     let mut times: Vec<String> = [
         "2024-02-29 12:00:01",
@@ -565,6 +565,8 @@ fn restic_decides_the_same() {
         "2026-01-01 12:10:00",
         "2026-01-01 12:20:00",
         "2090-06-01 00:00:00",
+        "2090-06-01 00:10:00",
+        "2091-06-01 00:00:00",
     ]
     .map(str::to_owned)
     .to_vec();
