@@ -70,7 +70,7 @@ fn said(context: &Context, report: &UndeleteReport) -> Outcome {
     for replica in &behind {
         context.output.problem("undelete", &replica.name, replica.behind.as_deref().unwrap_or_default());
     }
-    if report.replicas.len() - behind.len() < report.quorum && !report.already {
+    if report.replicas.len() - behind.len() < report.quorum {
         let fault = worst(behind.iter().filter_map(|r| r.fault)).unwrap_or(Fault::Failed);
         outcome.join(Outcome::failure(fault, context.signal()));
     } else if !behind.is_empty() {

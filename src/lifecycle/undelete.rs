@@ -46,7 +46,7 @@ pub struct UndeleteReport {
     pub new: Hash,
     /// Whether it had come back before: nothing was written.
     pub already: bool,
-    /// Each configured replica; none where it had come back before.
+    /// Each configured replica.
     pub replicas: Vec<ReplicaUndeleted>,
     /// Replicas that have to hold it.
     pub quorum: usize,
@@ -64,7 +64,9 @@ pub async fn run(repository: &Repository, old: &SnapshotView, stop: &Stop) -> Re
     let quorum = repository.set.write_quorum();
     let views = repository.snapshots().await?;
     if let Some(new) = back_as(&old.snapshot, &views) {
-        return Ok(UndeleteReport { old: old.id, new, already: true, replicas: Vec::new(), quorum });
+        let at = views.iter().find(|view| view.id == new).map(|view| view.mask).unwrap_or_default();
+        let replicas = standing(repository, at, &mut BTreeMap::new(), Fault::Failed, "it lacks it: run `holdfast heal`");
+        return Ok(UndeleteReport { old: old.id, new, already: true, replicas, quorum });
     }
     let new: Hash = repository.env.random();
     let snapshot = Snapshot { id: Bytes::copy_from_slice(&new), ..old.snapshot.clone() };
@@ -116,11 +118,23 @@ pub async fn run(repository: &Repository, old: &SnapshotView, stop: &Stop) -> Re
         let message = format!("snapshot {} cannot come back: {why}", hex::encode(old.id));
         return Err(RepositoryError::new(Fault::Failed, message).into());
     }
+    let replicas = standing(repository, done, &mut left, Fault::Contention, "what it stands on kept changing");
+    Ok(UndeleteReport { old: old.id, new, already: false, replicas, quorum })
+}
+
+/// Each configured replica: those of `at` have it; the others are told with what is known of them, or else with `or`.
+fn standing(
+    repository: &Repository,
+    at: Mask,
+    left: &mut BTreeMap<usize, (Fault, String)>,
+    class: Fault,
+    or: &str,
+) -> Vec<ReplicaUndeleted> {
     let mut replicas = Vec::new();
     for replica in &repository.set.replicas {
-        let committed = done.has(replica.index);
+        let committed = at.has(replica.index);
         let why = left.remove(&replica.index).or_else(|| repository.fault(replica.index));
-        let why = why.or_else(|| (!committed).then(|| (Fault::Contention, "what it stands on kept changing".to_owned())));
+        let why = why.or_else(|| (!committed).then(|| (class, or.to_owned())));
         let (fault, behind) = why.filter(|_| !committed).unzip();
         replicas.push(ReplicaUndeleted { name: replica.name.clone(), committed, behind, fault });
     }
@@ -128,7 +142,7 @@ pub async fn run(repository: &Repository, old: &SnapshotView, stop: &Stop) -> Re
         let (behind, fault) = (Some(told(e)), Some(RepositoryError::from_kind(e.kind)));
         replicas.push(ReplicaUndeleted { name: name.clone(), committed: false, behind, fault });
     }
-    Ok(UndeleteReport { old: old.id, new, already: false, replicas, quorum })
+    replicas
 }
 
 fn faults(repository: &Repository) -> impl Iterator<Item = (Fault, String)> {

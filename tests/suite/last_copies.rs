@@ -126,7 +126,11 @@ fn what_two_runs_kept_of_what_the_other_forgot() {
         }
         if settle == "undelete" {
             days.desk.expect(4, &["undelete", &first]);
+            // Said once more, it is no less behind.
+            let told = days.desk.expect(4, &["undelete", &first]);
+            assert!(told.out.contains("is there already") && told.err.contains("run `holdfast heal`"), "{told:?}");
             days.desk.expect(0, &["heal"]);
+            days.desk.expect(0, &["undelete", &first]);
             days.desk.expect(0, &["lifecycle"]);
             let id = id_of(&days, 0);
             days.comes_back(&id, 0, "one");
