@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use crate::chunk::split::ChunkerSpec;
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
 use crate::cli::output::{count, duration, name, short, size, table};
@@ -14,6 +15,7 @@ use crate::lifecycle::repair::log::{self, LogRepaired};
 use crate::progress::Progress;
 use crate::repository::Access;
 use crate::repository::error::Fault;
+use crate::repository::lost_descriptor::{DescriptorSettings, make_again};
 
 /// Arguments.
 #[derive(Args)]
@@ -30,6 +32,8 @@ pub enum What {
     Index(IndexArguments),
     /// End a damaged log, and begin another that takes over what is sound
     Log(LogArguments),
+    /// Make the descriptor again from the keys that lie at a store, where no store has it any more
+    Descriptor(DescriptorArguments),
 }
 
 /// Arguments of `repair index`.
@@ -57,11 +61,23 @@ pub struct LogArguments {
     pub give_up: bool,
 }
 
+/// Arguments of `repair descriptor`.
+#[derive(Args)]
+pub struct DescriptorArguments {
+    /// The store that lost its descriptor
+    #[arg(value_name = "STORE")]
+    pub at: String,
+    /// Say what would be done; write nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
 /// Repairs.
 pub async fn run(context: &Context, arguments: RepairArguments) -> Result<Outcome, Failure> {
     match arguments.what {
         What::Index(arguments) => repair_index(context, arguments).await,
         What::Log(arguments) => repair_log(context, arguments).await,
+        What::Descriptor(arguments) => repair_descriptor(context, arguments).await,
     }
 }
 
@@ -173,6 +189,27 @@ async fn repair_log(context: &Context, arguments: LogArguments) -> Result<Outcom
         print(context, &report, how.dry_run);
     }
     Ok(log_outcome(&report))
+}
+
+async fn repair_descriptor(context: &Context, arguments: DescriptorArguments) -> Result<Outcome, Failure> {
+    let settings = context.settings()?;
+    let DescriptorArguments { at, dry_run } = arguments;
+    // Its name is looked at before anything is asked for.
+    how(&settings, vec![at.clone()], dry_run)?;
+    let unlock = context.unlock(&settings, false).await?;
+    let members = context.interruptible(context.members(&settings, false)).await?;
+    let settings = DescriptorSettings { at: at.clone(), dry_run, chunker: ChunkerSpec::default(), lowered_kdf: false };
+    let id = context.interruptible(make_again(&context.env, members, &settings, &unlock)).await??;
+    let (id, output) = (hex::encode(id), &context.output);
+    output.summary(&json!({"message_type": "summary", "dry_run": dry_run, "replica": at, "repository_id": id}));
+    if !output.json {
+        let done = if dry_run { "would be written" } else { "was written" };
+        output.line(format_args!("{}: the descriptor of repository {id} {done}", name(at.as_bytes())));
+        if dry_run {
+            output.line("dry run, nothing was written");
+        }
+    }
+    Ok(Outcome::success())
 }
 
 fn summary(report: &LogRepaired, dry_run: bool) -> serde_json::Value {

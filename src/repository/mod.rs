@@ -22,6 +22,7 @@ pub mod keyring;
 pub mod keys;
 pub mod layout;
 pub mod log;
+pub mod lost_descriptor;
 pub mod notes;
 pub mod open;
 pub mod packs;

@@ -79,7 +79,8 @@ pub(super) async fn descriptor_at(replica: &Replica) -> Result<Option<(Bytes, De
             return Err(RepositoryError::new(
                 Fault::Integrity,
                 format!(
-                    "store {}: {name} is missing although the log of a repository is there: `holdfast heal` brings it from another store",
+                    "store {0}: {name} is missing although the log of a repository is there: `holdfast heal` brings it from another \
+                     store, and where none has it, `holdfast repair descriptor {0}` makes it again",
                     replica.name
                 ),
             ));
@@ -97,7 +98,11 @@ fn decoded(replica: &Replica, stored: Bytes) -> Result<Option<(Bytes, Descriptor
             Err(RepositoryError::caused(Fault::Unsupported, format!("store {}: {name}", replica.name), e))
         }
         Err(e) => {
-            let advice = "where another store has it, take this one away, and `holdfast heal` brings it";
+            let advice = format!(
+                "take this one away, and `holdfast heal` brings it from another store, or `holdfast repair descriptor {}` makes it again \
+                 where none has it",
+                replica.name
+            );
             Err(RepositoryError::caused(Fault::Integrity, format!("store {}: {name} is damaged ({advice})", replica.name), e))
         }
     }

@@ -232,3 +232,47 @@ fn a_lost_descriptor_comes_back() {
         days.comes_back(&id_of(&days, 0), 0, "one");
     }
 }
+
+/// Where no store has it any more, the keys say all that it said.
+#[test]
+fn a_descriptor_that_every_store_lost_is_made_again() {
+    let mut days = Days::new(&["one", "two"], "");
+    days.next(0, &[]);
+    let path = |store: &str| days.desk.at(&format!("stores/{store}/descriptor"));
+    let whole = std::fs::read(path("one")).expect("there");
+    // As long as somebody has it, or may have it, nothing is made up.
+    let told = days.desk.expect(17, &["repair", "descriptor", "one"]);
+    assert!(told.err.contains("is there and whole"), "{}", told.err);
+    std::fs::remove_file(path("one")).expect("removed");
+    let told = days.desk.expect(17, &["repair", "descriptor", "one"]);
+    assert!(told.err.contains("store two has the descriptor: `holdfast heal`"), "{}", told.err);
+    let told = days.without("two", |desk| desk.expect(1, &["repair", "descriptor", "one"]));
+    assert!(told.err.contains("store two cannot be asked"), "{}", told.err);
+    // Damage is taken away by its owner, not by us.
+    std::fs::remove_file(path("two")).expect("removed");
+    std::fs::write(path("two"), &whole[..40]).expect("written");
+    let told = days.desk.expect(17, &["repair", "descriptor", "two"]);
+    assert!(told.err.contains("nothing is overwritten"), "{}", told.err);
+    std::fs::remove_file(path("two")).expect("removed");
+    let told = days.desk.expect(14, &["snapshots"]);
+    assert!(told.err.contains("`holdfast repair descriptor one` makes it again"), "{}", told.err);
+    days.desk.expect(2, &["repair", "descriptor", "nowhere"]);
+    days.desk.expect(0, &["repair", "descriptor", "one", "--dry-run"]);
+    assert!(!path("one").exists());
+    // Keys of somebody who lost the race to make a repository here are no reason to mistake whose it is.
+    let other = Days::new(&["one"], "");
+    for from in other.objects("one", "keys") {
+        let to = days.desk.at("stores/one/keys").join(from.file_name().expect("a name"));
+        std::fs::copy(from, to).expect("copied");
+    }
+    let told = days.desk.expect(0, &["repair", "descriptor", "one"]);
+    assert!(told.out.contains("the descriptor of repository"), "{}", told.out);
+    assert_eq!(std::fs::read(path("one")).expect("there"), whole);
+    days.desk.expect(0, &["heal"]);
+    assert_eq!(std::fs::read(path("two")).expect("there"), whole);
+    days.desk.expect(0, &["verify", "--read-data"]);
+    days.next(0, &[]);
+    for day in 0..3 {
+        days.comes_back(&id_of(&days, day), day, "two");
+    }
+}
