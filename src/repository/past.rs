@@ -32,6 +32,8 @@ const CHECKPOINTS: usize = 64;
 const TOLD_MAX: usize = 100;
 /// A log has fewer slots than this.
 const SLOTS_MAX: u64 = 1 << 32;
+/// Nothing that happens to a log leaves a hole of so many slots: what lies behind one is no record of it.
+const HOLE_MAX: u64 = 1 << 20;
 
 /// One slot, as far as the slots beside it matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,11 +200,18 @@ impl Repository {
 
     /// The last slot that exists: by a listing, and by looking behind what that shows.
     async fn last_slot(&self, index: usize, epoch: u32) -> Result<u64, RepositoryError> {
-        let (store, mut last) = (&self.set.replicas[index].store, 0);
+        let (store, mut last) = (&self.set.replicas[index].store, 0_u64);
         let prefix = layout::slot_prefix(epoch);
         let mut listing = store.list(&prefix);
         while let Some(info) = listing.next().await {
-            last = last.max(layout::parse_slot(epoch, &info?.name).unwrap_or(0));
+            let name = info?.name;
+            let slot = layout::parse_slot(epoch, &name).unwrap_or(0);
+            if slot > last.saturating_add(HOLE_MAX) {
+                let why = format!("{name} lies {} slots behind the one before it, so it is no record of this log", slot - last);
+                let message = format!("store {}: {why}: take it away, and keep it", self.set.replicas[index].name);
+                return Err(RepositoryError::new(Fault::Integrity, message));
+            }
+            last = last.max(slot);
         }
         drop(listing);
         let mut ahead = 1;

@@ -244,3 +244,23 @@ fn the_first_slot_of_a_later_epoch_is_lost() {
     desk.expect(0, &["verify", "--read-data"]);
     comes_back(&desk, &[]);
 }
+
+/// Something that is named like a record, but far behind the last: nobody reads up to it.
+#[test]
+fn a_far_slot_is_no_record() {
+    let desk = Desk::new(&["one"], "");
+    backup(&desk, 0, &["--init"]);
+    backup(&desk, 1, &[]);
+    let far = slot("one", 3 << 20);
+    desk.write(&far, "not ours");
+    for words in [&["prune"][..], &["verify"]] {
+        let told = desk.expect(15, words);
+        assert!(told.err.contains("00000000000003145728"), "{}", told.err);
+    }
+    let told = desk.expect(14, &["repair", "log", "one"]);
+    assert!(told.err.contains("no record of this log: take it away"), "{}", told.err);
+    comes_back(&desk, &[]);
+    std::fs::remove_file(desk.at(&far)).expect("taken away");
+    desk.expect(0, &["prune"]);
+    desk.expect(0, &["verify", "--read-data"]);
+}
