@@ -74,15 +74,18 @@ pub async fn step(
         if !wanted(&replica.name) {
             continue;
         }
-        if !dry_run {
-            match context.interruptible(repository.begin(index)).await? {
-                Ok(()) => context.output.note(&format!("store {} is a replica now", replica.name)),
-                // A store that holds something else is no replica of this repository, and never will be.
-                Err(e) if e.fault == Fault::Usage => return Err(e.into()),
-                Err(e) => {
-                    context.output.problem("heal", &replica.name, &Failure::from(e).message);
-                    continue;
-                }
+        let done = match dry_run {
+            true => context.interruptible(repository.may_begin(index)).await?,
+            false => context.interruptible(repository.begin(index)).await?,
+        };
+        match done {
+            Ok(()) if dry_run => {}
+            Ok(()) => context.output.note(&format!("store {} is a replica now", replica.name)),
+            // A store that holds something else is no replica of this repository, and never will be.
+            Err(e) if e.fault == Fault::Usage => return Err(e.into()),
+            Err(e) => {
+                context.output.problem("heal", &replica.name, &Failure::from(e).message);
+                continue;
             }
         }
         begun.push(replica.name.clone());

@@ -285,9 +285,7 @@ impl Repository {
         let stored = self.stored_descriptor().await?;
         let patience = self.set.settings.stall;
         let work = async {
-            if descriptor_at(replica).await?.is_none() {
-                refuse_foreign(replica).await?;
-            }
+            self.may_begin(index).await?;
             // Before the descriptor: whoever finds that must find the keys.
             self.copy_keys(Mask::one(index), false).await.into_iter().try_for_each(|one| one.copied.map(drop))?;
             let revoked = self.revoked().await;
@@ -295,6 +293,15 @@ impl Repository {
         };
         while_it_answers(&self.env, replica, patience, "making it a replica", work).await??;
         Ok(())
+    }
+
+    /// Whether nothing else lies at an empty store, as [`Repository::begin`] asks; writes nothing.
+    pub async fn may_begin(&self, index: usize) -> Result<(), RepositoryError> {
+        let replica = &self.set.replicas[index];
+        match descriptor_at(replica).await? {
+            None => refuse_foreign(replica).await,
+            Some(_) => Ok(()),
+        }
     }
 
     /// The descriptor's bytes, from the first store that has them.

@@ -621,8 +621,10 @@ fn the_command() {
     write(&["one", "two", "three", "four"]);
     std::fs::create_dir_all(at("stores/four/photos")).expect("made");
     std::fs::write(at("stores/four/photos/beach.jpg"), "sand").expect("written");
-    let (_, err) = run(2, &["heal"]);
-    assert!(err.contains("choose an empty place"), "{err}");
+    for words in [&["heal", "--dry-run"][..], &["heal"]] {
+        let (_, err) = run(2, words);
+        assert!(err.contains("choose an empty place"), "{err}");
+    }
 }
 
 /// One that stops answering, and says nothing of it, in the middle.
