@@ -16,6 +16,7 @@ use crate::doctor::facts::{Logs, Role, StoreFacts, Together};
 use crate::doctor::finding::{Finding, Level};
 use crate::doctor::judge;
 use crate::doctor::look::look;
+use crate::lifecycle::doubt;
 use crate::lifecycle::prune_site::NOTE_PRUNE;
 use crate::lifecycle::rotation::NOTE_ROTATION;
 use crate::repository::error::Fault;
@@ -132,12 +133,18 @@ async fn logs(context: &Context, settings: &Settings) -> Result<Logs, Failure> {
     let unlock = context.unlock(settings, false).await?;
     let repository = context.open(settings, &unlock, Access::Read).await?;
     let replicas = context.interruptible(repository.status()).await??;
+    let doubtful = context.interruptible(doubt::whole(&repository)).await??;
+    let mut damaged: BTreeMap<String, u64> = BTreeMap::new();
+    for i in doubtful.values().flat_map(|at| at.indices()) {
+        *damaged.entry(repository.set.replicas[i].name.clone()).or_default() += 1;
+    }
     let now = context.env.now();
     let age = |time: Time| u32::try_from(now.since(time).as_secs() / DAY).unwrap_or(u32::MAX);
     let readable = replicas.iter().filter(|replica| replica.error.is_none());
     Ok(Logs {
         snapshots: readable.clone().map(|replica| replica.snapshots).max().unwrap_or(0),
         verified: readable.map(|replica| (replica.name.clone(), replica.last_verify.map(age))).collect(),
+        damaged: damaged.into_iter().collect(),
         lifecycle: context.interruptible(kept(&repository)).await?,
     })
 }

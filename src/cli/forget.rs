@@ -161,8 +161,13 @@ pub async fn step(
     let all = repository.readable().covers(repository.set.all()) && repository.set.closed.is_empty();
     for id in report.doubtful.iter().map(|id| short(id)) {
         let (told, next) = match all {
-            true => ("at every store that holds it", format!(", `holdfast forget {id}` gives it up")),
-            false => ("at the stores that answer", String::new()),
+            true => (
+                "at every store that holds it",
+                format!(
+                    ", `holdfast undelete` what was forgotten (`holdfast snapshots --forgotten`), `holdfast forget {id}` gives it up"
+                ),
+            ),
+            false => ("at the stores that answer", "; bring back those that do not answer first".to_owned()),
         };
         let why = format!("damage was found in what it needs {told}, so no rule counts it and none forgets it");
         let what = format!("{why}: `holdfast heal` brings back what can be had{next}");

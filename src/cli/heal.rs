@@ -37,6 +37,7 @@ fn how(settings: &Settings, stores: Vec<String>, extent: Extent, dry_run: bool) 
         meta_pack: settings.backup.meta_pack,
         publish_bytes: settings.backup.publish_bytes,
         publish_every: settings.backup.publish_every,
+        group_by: settings.retention.group_by,
     }
 }
 

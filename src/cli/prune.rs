@@ -49,6 +49,7 @@ pub fn how(settings: &Settings, arguments: &PruneArguments) -> PruneSettings {
         meta_pack: settings.backup.meta_pack,
         group: settings.backup.group,
         publish_bytes: settings.backup.publish_bytes,
+        group_by: settings.retention.group_by,
     }
 }
 

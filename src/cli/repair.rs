@@ -86,7 +86,8 @@ fn how(settings: &Settings, stores: Vec<String>, dry_run: bool) -> Result<Repair
         return Err(Failure::usage(format!("there is no store {unknown:?}")));
     }
     let (data_pack, meta_pack) = (settings.backup.data_pack, settings.backup.meta_pack);
-    Ok(RepairSettings { stores, dry_run, data_pack, meta_pack, ..RepairSettings::default() })
+    let group_by = settings.retention.group_by;
+    Ok(RepairSettings { stores, dry_run, data_pack, meta_pack, group_by, ..RepairSettings::default() })
 }
 
 async fn repair_index(context: &Context, arguments: IndexArguments) -> Result<Outcome, Failure> {
@@ -177,16 +178,18 @@ async fn repair_log(context: &Context, arguments: LogArguments) -> Result<Outcom
     for object in &report.damaged {
         output.problem("repair", object, "not all of it could be had");
     }
+    let all = repository.set.closed.is_empty() && repository.readable().covers(repository.set.all());
     for (id, why, elsewhere) in &report.not_whole {
-        let next = match elsewhere {
-            true => "another store holds it: run `holdfast heal`",
-            false => "no other store holds it: `holdfast restore --what-is-left` brings what there is",
+        let next = match (elsewhere, all) {
+            (true, _) => "another store holds it: run `holdfast heal`",
+            (false, true) => "no other store holds it: `holdfast restore --what-is-left` brings what there is",
+            (false, false) => "no other store that answers holds it: run this again when all answer",
         };
         output.problem("repair", &format!("snapshot {}", short(id)), &format!("{why}: {next}"));
     }
     output.summary(&summary(&report, how.dry_run));
     if !output.json {
-        print(context, &report, how.dry_run);
+        print(context, &report, how.dry_run, all);
     }
     Ok(log_outcome(&report))
 }
@@ -225,7 +228,7 @@ fn summary(report: &LogRepaired, dry_run: bool) -> serde_json::Value {
     })
 }
 
-fn print(context: &Context, report: &LogRepaired, dry_run: bool) {
+fn print(context: &Context, report: &LogRepaired, dry_run: bool, all: bool) {
     let output = &context.output;
     let at = name(report.name.as_bytes());
     let Some(why) = &report.why else {
@@ -261,9 +264,11 @@ fn print(context: &Context, report: &LogRepaired, dry_run: bool) {
                 output.line(format_args!("  {left} not committed"));
             }
             if report.waits {
-                output.line(
-                    "the repair waits, and nothing is written or pruned there: restore what is left, then run it again with --give-up",
-                );
+                let next = match all {
+                    true => "restore what is left, then run it again with --give-up",
+                    false => "run it again when all stores answer",
+                };
+                output.line(format_args!("the repair waits, and nothing is written or pruned there: {next}"));
             }
         }
     }

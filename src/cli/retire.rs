@@ -1,5 +1,7 @@
 //! `holdfast retire`: a replica that is lost, or given up, taken out.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use serde_json::json;
 
@@ -7,7 +9,9 @@ use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
 use crate::cli::output::name;
 use crate::format::Hash;
+use crate::lifecycle::dispute::dispute;
 use crate::lifecycle::doubt::{doubtful, of};
+use crate::lifecycle::retention::group::GroupBy;
 use crate::progress::Stop;
 use crate::replica::Mask;
 use crate::repository::error::Fault;
@@ -39,7 +43,7 @@ pub async fn run(context: &Context, arguments: RetireArguments) -> Result<Outcom
     }
     let unlock = context.unlock(&settings, false).await?;
     let repository = context.open(&settings, &unlock, Access::Write).await?;
-    let id = which(&repository, &arguments).await?;
+    let id = which(&repository, &arguments, settings.retention.group_by).await?;
     let retired = context.interruptible(repository.retire(id, &arguments.at)).await??;
     let output = &context.output;
     if let Err(why) = repository.save_heads() {
@@ -64,7 +68,7 @@ pub async fn run(context: &Context, arguments: RetireArguments) -> Result<Outcom
 }
 
 /// The replica that is meant. A store that answers says so itself; of one that does not only the others' logs know.
-async fn which(repository: &Repository, arguments: &RetireArguments) -> Result<Hash, Failure> {
+async fn which(repository: &Repository, arguments: &RetireArguments, group_by: GroupBy) -> Result<Hash, Failure> {
     if let Some(replica) = repository.set.replicas.iter().find(|r| r.name == arguments.at)
         && let Some(log) = repository.log(replica.index).await
         && let Some(id) = log.state.replica_id
@@ -80,11 +84,26 @@ async fn which(repository: &Repository, arguments: &RetireArguments) -> Result<H
             ));
         }
         let doubtful = doubtful(repository, &Stop::default()).await?;
-        let whole_only_there = |live: &LiveSnapshot| live.mask.without(of(&doubtful, &live.id)) == Mask::one(replica.index);
-        let only = repository.live().await.iter().filter(|live| whole_only_there(live)).count();
+        let here = Mask::one(replica.index);
+        // Also what is damaged there: it may be all that is left.
+        let nowhere_else = |live: &&LiveSnapshot| {
+            live.mask.has(replica.index) && live.mask.without(of(&doubtful, &live.id)).without(here).is_empty()
+        };
+        let mut only = repository.live().await.iter().filter(nowhere_else).count();
+        let disputed = dispute(repository, group_by, &BTreeSet::new(), &doubtful).await?;
+        for id in disputed {
+            let mut at = Mask::default();
+            for i in repository.readable().indices() {
+                let rooted = repository.log(i).await.is_some_and(|log| log.state.snapshots.contains_key(&id));
+                at = if rooted { at.or(Mask::one(i)) } else { at };
+            }
+            only += usize::from(at == here);
+        }
         if only > 0 && !arguments.give_up {
-            let why =
-                format!("{only} snapshots are whole only at store {}: run `holdfast heal` first, or --give-up", replica.name);
+            let why = format!(
+                "{only} snapshots are whole at no other store than {}: run `holdfast heal` first, or --give-up",
+                replica.name
+            );
             return Err(Failure::new(Fault::Refused, why));
         }
         return Ok(id);

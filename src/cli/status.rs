@@ -1,11 +1,15 @@
 //! `holdfast status`: the replicas side by side.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
-use crate::cli::output::{local, name, rfc3339, size, table};
+use crate::cli::output::{count as count_of, local, name, rfc3339, size, table};
+use crate::lifecycle::doubt;
+use crate::repository::error::Fault;
 use crate::repository::status::ReplicaStatus;
 
 /// Arguments.
@@ -16,16 +20,23 @@ pub struct StatusArguments {}
 pub async fn run(context: &Context, _: StatusArguments) -> Result<Outcome, Failure> {
     let (_, repository) = context.open_to_read().await?;
     let replicas = context.interruptible(repository.status()).await??;
+    let doubtful = context.interruptible(doubt::whole(&repository)).await??;
+    let mut damaged: BTreeMap<&str, u64> = BTreeMap::new();
+    for i in doubtful.values().flat_map(|at| at.indices()) {
+        *damaged.entry(&repository.set.replicas[i].name).or_default() += 1;
+    }
+    let not_whole = |replica: &ReplicaStatus| damaged.get(replica.name.as_str()).copied().unwrap_or(0);
     let id = hex::encode(repository.id());
     let output = &context.output;
     output.summary(&json!({
-        "message_type": "status", "id": id, "replicas": replicas.iter().map(object).collect::<Vec<_>>(),
+        "message_type": "status", "id": id, "replicas": replicas.iter().map(|r| object(r, not_whole(r))).collect::<Vec<_>>(),
     }));
     if !output.json {
         output.line(format_args!("repository {id}"));
         let head =
             ["replica", "state", "snapshots", "behind by", "", "packs", "bytes", "distrusted", "head", "last verify", "lies in"];
-        let rows: Vec<_> = std::iter::once(head.map(str::to_owned).to_vec()).chain(replicas.iter().map(row)).collect();
+        let rows: Vec<_> =
+            std::iter::once(head.map(str::to_owned).to_vec()).chain(replicas.iter().map(|r| row(r, not_whole(r)))).collect();
         table(&rows, &[2, 3, 4, 5, 6, 7]).iter().for_each(|line| {
             output.line(line);
         });
@@ -43,19 +54,26 @@ pub async fn run(context: &Context, _: StatusArguments) -> Result<Outcome, Failu
     if replicas.iter().any(|r| r.missing > 0) {
         outcome.behind();
     }
+    for (replica, count) in &damaged {
+        let count = count_of(*count, "snapshot");
+        let why = format!("{count} of those it holds, not whole there: run `holdfast heal`, then `holdfast verify`");
+        output.problem("status", replica, &why);
+        outcome.join(Outcome::failure(Fault::Integrity, None));
+    }
     Ok(outcome)
 }
 
-fn state(replica: &ReplicaStatus) -> &'static str {
-    match (&replica.error, replica.missing) {
-        (Some(_), _) => "failed",
-        (None, 0) => "complete",
-        (None, _) => "behind",
+fn state(replica: &ReplicaStatus, damaged: u64) -> &'static str {
+    match (&replica.error, damaged, replica.missing) {
+        (Some(_), ..) => "failed",
+        (None, 1.., _) => "damaged",
+        (None, 0, 0) => "complete",
+        (None, 0, _) => "behind",
     }
 }
 
-fn row(replica: &ReplicaStatus) -> Vec<String> {
-    let mut row = vec![name(replica.name.as_bytes()), state(replica).to_owned()];
+fn row(replica: &ReplicaStatus, damaged: u64) -> Vec<String> {
+    let mut row = vec![name(replica.name.as_bytes()), state(replica, damaged).to_owned()];
     row.extend(match &replica.error {
         Some(_) => ["-"; 8].map(str::to_owned),
         None => [
@@ -73,9 +91,9 @@ fn row(replica: &ReplicaStatus) -> Vec<String> {
     row
 }
 
-fn object(replica: &ReplicaStatus) -> Value {
+fn object(replica: &ReplicaStatus, damaged: u64) -> Value {
     json!({
-        "name": replica.name, "url": replica.url, "state": state(replica),
+        "name": replica.name, "url": replica.url, "state": state(replica, damaged), "snapshots_damaged": damaged,
         "error": replica.error.as_ref().map(|(_, why)| why),
         "epoch": replica.epoch, "slot": replica.slot, "head": hex::encode(replica.head),
         "snapshots": replica.snapshots, "snapshots_missing": replica.missing,

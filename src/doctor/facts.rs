@@ -111,6 +111,8 @@ pub struct Together {
 pub struct Logs {
     /// How many days ago each replica was last verified; `None`: never.
     pub verified: Vec<(String, Option<u32>)>,
+    /// Replicas at which snapshots are not whole, as far as damage is known, each with how many.
+    pub damaged: Vec<(String, u64)>,
     /// Whether anything was ever forgotten, pruned or verified in rotation.
     pub lifecycle: bool,
     /// Snapshots.

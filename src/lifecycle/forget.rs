@@ -3,8 +3,7 @@
 //! The union of all logs decides what is forgotten. So that two runs with different rules cannot empty a group between them,
 //! everybody writes to the logs in the order of their replicas' ids, and each record is sound at its own slot: what was to
 //! stay instead is still a root there. A replica that lacks what was to stay, or has it damaged, gives up nothing: heal brings both
-//! later. Where two runs each reached logs that the other did not, what the one kept the other may have forgotten: of a source of
-//! which nothing else is left, neither is carried on (`dispute`).
+//! later. What other logs have forgotten is taken over from them only where something else of its source is left (`dispute`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,7 +47,7 @@ pub struct ReplicaForgot {
     pub recorded: u64,
     /// Ids that its log keeps as roots for now, since it lacks a snapshot that stays instead.
     pub withheld: u64,
-    /// Those of them that another log has forgotten for something that was forgotten elsewhere.
+    /// Those of them that another log has forgotten, and of whose source nothing else is left.
     pub disputed: BTreeSet<Hash>,
     /// Why it does not have all of it.
     pub behind: Option<String>,
@@ -145,14 +144,14 @@ pub async fn run(
 pub struct Carried {
     /// How many ids it recorded.
     pub recorded: u64,
-    /// What it did not, since it was forgotten for something that was forgotten elsewhere.
+    /// What it did not, since nothing else is left of its source.
     pub disputed: BTreeSet<Hash>,
 }
 
 /// Records at the replicas of `to` what the others have forgotten, as far as that strips them of nothing: each must hold
-/// everything that is live, and hold it whole. Gives what became of it at each, or why it could not. Costs no request where
-/// nothing is due.
-pub async fn carry(repository: &Repository, to: Mask) -> Vec<(usize, Result<Carried, RepositoryError>)> {
+/// everything that is live, and hold it whole, and something that is live must be of the same source, by `group_by`. Gives what became
+/// of it at each, or why it could not. Costs no request where nothing is due.
+pub async fn carry(repository: &Repository, group_by: GroupBy, to: Mask) -> Vec<(usize, Result<Carried, RepositoryError>)> {
     let carried = repository.forgotten_ids().await;
     let mut due = false;
     for index in to.indices() {
@@ -163,8 +162,8 @@ pub async fn carry(repository: &Repository, to: Mask) -> Vec<(usize, Result<Carr
     }
     let live = repository.live().await.iter().map(|one| one.id).collect();
     let known = async {
-        let disputed = dispute(repository).await?;
-        Ok::<_, RepositoryError>((disputed, whole(repository).await?))
+        let doubtful = whole(repository).await?;
+        Ok::<_, RepositoryError>((dispute(repository, group_by, &BTreeSet::new(), &doubtful).await?, doubtful))
     };
     let (disputed, doubtful) = match known.await {
         Ok(known) => known,
@@ -227,12 +226,7 @@ async fn plan(
     let nowhere = |view: &&SnapshotView| doubt::of(&doubtful, &view.id).covers(view.mask);
     let lost: BTreeSet<Hash> = views.iter().filter(nowhere).map(|view| view.id).collect();
     let all = candidates(repository, &views, &doubtful, now).await;
-    let carried = repository.forgotten_ids().await;
-    // Who names what was forgotten before has settled it.
-    let mut disputed = dispute(repository).await?;
-    if let What::Named(ids) = what {
-        disputed.retain(|id| !ids.contains(id));
-    }
+    let mut carried = repository.forgotten_ids().await;
     let (groups, mut forgotten) = match what {
         What::ByRules(rules) => {
             let chosen: Vec<usize> = (0..views.len()).filter(|i| !lost.contains(&views[*i].id) && among(&views[*i])).collect();
@@ -289,6 +283,15 @@ async fn plan(
         What::Named(_) => None,
     };
     live.retain(|id| !erasures.contains_key(id));
+    let going: BTreeSet<Hash> = erasures.keys().copied().collect();
+    let disputed = match what {
+        What::ByRules(rules) => dispute(repository, rules.group_by, &going, &doubtful).await?,
+        // Who names what was forgotten before has settled it, and nothing else.
+        What::Named(ids) => {
+            carried.retain(|id| ids.contains(id));
+            BTreeSet::new()
+        }
+    };
     let quorum = repository.set.write_quorum();
     let report = ForgetReport { views, groups, forgotten, unreadable, doubtful: lost, quorum, over_limit, ..Default::default() };
     Ok(Plan { report, erasures, carried, disputed, live, doubtful, now })

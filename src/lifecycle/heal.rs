@@ -21,6 +21,7 @@ use crate::lifecycle::heal_commit::{Pending, commit, reliance};
 use crate::lifecycle::heal_objects::{self, Replaced};
 use crate::lifecycle::heal_plan::{Move, Needs, PackFacts, plan, sources};
 use crate::lifecycle::heal_report::{HealReport, ReplicaHealed, lacking};
+use crate::lifecycle::retention::group::GroupBy;
 use crate::lifecycle::transfer::{Moved, Transfer};
 use crate::progress::{Progress, Stop};
 use crate::replica::Mask;
@@ -64,6 +65,8 @@ pub struct HealSettings {
     pub publish_bytes: u64,
     /// Publish at least this often, in time.
     pub publish_every: Duration,
+    /// What snapshots of one source have in common: what others have forgotten goes only where something else of its source is left.
+    pub group_by: GroupBy,
 }
 
 impl Default for HealSettings {
@@ -77,6 +80,7 @@ impl Default for HealSettings {
             meta_pack: 4 << 20,
             publish_bytes: 1 << 30,
             publish_every: Duration::from_secs(60),
+            group_by: GroupBy::default(),
         }
     }
 }
@@ -393,7 +397,7 @@ impl Healing<'_> {
 
     /// What others have forgotten is recorded at the targets that hold all that is live.
     async fn forgets(&mut self) {
-        for (i, carried) in carry(self.repository, self.transfer.alive(self.targets)).await {
+        for (i, carried) in carry(self.repository, self.settings.group_by, self.transfer.alive(self.targets)).await {
             match carried {
                 Ok(Carried { disputed, .. }) if !disputed.is_empty() => {
                     // Nothing is wrong with the store: it goes on, and this is told of it.

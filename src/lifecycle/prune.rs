@@ -16,6 +16,7 @@ use crate::lifecycle::delete::Deleted;
 use crate::lifecycle::heal::told;
 use crate::lifecycle::prune_plan::{Limits, MaxUnused};
 use crate::lifecycle::prune_site::Site;
+use crate::lifecycle::retention::group::GroupBy;
 use crate::progress::{Progress, Stop};
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
@@ -42,6 +43,8 @@ pub struct PruneSettings {
     pub group: u32,
     /// Publish at least this often, in bytes.
     pub publish_bytes: u64,
+    /// What snapshots of one source have in common: while the last one of a source is disputed, nothing is condemned.
+    pub group_by: GroupBy,
 }
 
 /// Default for [`PruneSettings::mercy`].
@@ -59,6 +62,7 @@ impl Default for PruneSettings {
             meta_pack: 4 << 20,
             group: 128 << 10,
             publish_bytes: 1 << 30,
+            group_by: GroupBy::default(),
         }
     }
 }

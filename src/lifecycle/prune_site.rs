@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::clock::{Planted, Time};
 use crate::format::Hash;
 use crate::format::record::ObjectClass;
+use crate::lifecycle::dispute::{dispute, in_words};
 use crate::lifecycle::doubt::{self, doubtful};
 use crate::lifecycle::heal::HealError;
 use crate::lifecycle::inventory::{Inventory, pack_class};
@@ -248,10 +249,24 @@ impl<'r> Site<'r> {
             _ => PruneError::Interrupted,
         })?;
         if let Some(lost) = live.iter().find(|live| doubt::of(&doubtful, &live.id).covers(live.mask)) {
-            let (id, advice) =
-                (hex::encode(&lost.id[..4]), "`holdfast heal` brings back what can be had, `holdfast forget` gives it up");
-            let why = format!("snapshot {id} is whole nowhere, so nothing was condemned: {advice}");
+            let id = hex::encode(&lost.id[..4]);
+            let why = match self.repository.set.closed.is_empty() && self.repository.readable().covers(self.repository.set.all())
+            {
+                true => format!(
+                    "snapshot {id} is whole nowhere, so nothing was condemned: `holdfast heal` brings back what can be had, `holdfast \
+                     undelete` what was forgotten, and `holdfast forget` gives it up"
+                ),
+                false => format!(
+                    "snapshot {id} is whole at no store that answers, so nothing was condemned: run `holdfast heal` when all answer"
+                ),
+            };
             return Err(RepositoryError::new(Fault::Integrity, why).into());
+        }
+        // What some log forgot and another still stands on is in dispute: its copies here may be the better ones.
+        let disputed = dispute(self.repository, self.settings.group_by, &self.settings.forgotten, &doubtful).await?;
+        if !disputed.is_empty() {
+            let why = format!("nothing was condemned: {}", in_words(&disputed));
+            return Err(RepositoryError::new(Fault::Refused, why).into());
         }
         // What is forgotten was forgotten for what stays. Where that turns out to be damaged, the former may be all that is left.
         if work.plan.fates.contains(&Some(Fate::Keep(Why::Damaged))) {

@@ -92,7 +92,7 @@ impl Repository {
 
     /// A whole pack from one replica, its bytes as its name says. The frames are not opened: these are the bytes that were
     /// compared with their source before they were sent.
-    pub async fn pack_at(&self, index: usize, pack: &StoredPack) -> Result<(PackEntry, Bytes), ReadFault> {
+    async fn pack_at(&self, index: usize, pack: &StoredPack) -> Result<(PackEntry, Bytes), ReadFault> {
         let replica = &self.set.replicas[index];
         let name = pack.object();
         let read = read_one(replica, &name, None, async |bytes: Bytes| {
@@ -109,8 +109,8 @@ impl Repository {
         self.patiently(replica, pack.size, read).await
     }
 
-    /// As [`Repository::pack_at`], and every frame opened and every chunk in it held against its id.
-    pub async fn proven_pack_at(&self, index: usize, pack: &StoredPack) -> Result<PackEntry, ReadFault> {
+    /// A whole pack from one replica: its bytes as its name says, every frame opened, and every chunk in it held against its id.
+    pub async fn proven_pack_at(&self, index: usize, pack: &StoredPack) -> Result<(PackEntry, Bytes), ReadFault> {
         let (entry, bytes) = self.pack_at(index, pack).await?;
         for frame in &entry.frames {
             let range = frame.range();
@@ -119,7 +119,7 @@ impl Repository {
                 ReadFault::Damaged(format!("store {}: {} is damaged: {why}", self.set.replicas[index].name, pack.object()))
             })?;
         }
-        Ok(entry)
+        Ok((entry, bytes))
     }
 
     /// Replaces segments in one log by others that hold every row of theirs which may be relied on; `reliance` is what must

@@ -355,7 +355,7 @@ fn all_well() -> (Vec<StoreFacts>, Together) {
         quorum: 2,
         secret: Some(("/key".into(), 0o100_600)),
         retention: true,
-        logs: Told::Known(Logs { verified: vec![("S3".into(), Some(3))], lifecycle: true, snapshots: 7 }),
+        logs: Told::Known(Logs { verified: vec![("S3".into(), Some(3))], damaged: Vec::new(), lifecycle: true, snapshots: 7 }),
         fault: None,
         verify_days: 30,
     };
@@ -380,6 +380,7 @@ fn each_wrong_fact_of_all_together_is_one_finding() {
         ("secret", Warning, Box::new(|t| t.secret = Some(("/key".into(), 0o640)))),
         ("retention", Warning, Box::new(logs(|l| l.lifecycle = false))),
         ("retention", Fine, Box::new(|t| t.retention = false)),
+        ("whole", Error, Box::new(logs(|l| l.damaged = vec![("S3".into(), 2)]))),
         ("verified", Warning, Box::new(logs(|l| l.verified[0].1 = None))),
         ("verified", Warning, Box::new(logs(|l| l.verified[0].1 = Some(31)))),
     ];

@@ -10,6 +10,7 @@ mod crash_points;
 mod damage;
 mod damage_at_scale;
 mod deploy;
+mod disputes;
 mod doctor;
 mod doctor_findings;
 mod drain;

@@ -15,6 +15,7 @@ pub fn fix(provider: Option<Provider>, matter: &str) -> Option<&'static str> {
             "`holdfast init` makes a repository; a secret is set with password_file, password_command or key_file in [repository]"
         }
         (None, "retention") => "run `holdfast lifecycle` by schedule, with an identity that may remove",
+        (None, "whole") => "run `holdfast heal`, then `holdfast verify`",
         (None, "verified") => "run `holdfast verify`, or `holdfast lifecycle` by schedule",
         (Some(_), "repository") => "`holdfast init` makes one; where other stores hold it, `holdfast heal` brings it there",
         (Some(_), "clock") => "set the clock that is wrong",

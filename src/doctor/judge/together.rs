@@ -91,7 +91,7 @@ fn secret(sheet: &mut Sheet<'_>, facts: &Together) {
 /// What the logs say about how the repository is kept.
 fn logs(sheet: &mut Sheet<'_>, facts: &Together) {
     let expected = "the repository opens";
-    let Logs { verified, lifecycle, snapshots } = match (&facts.logs, facts.fault) {
+    let Logs { verified, damaged, lifecycle, snapshots } = match (&facts.logs, facts.fault) {
         (Told::Known(logs), _) => logs,
         (Told::Failed(why), Some(fault)) => {
             let fix = (fault != Fault::NoRepository).then(|| "see what is named there".to_owned());
@@ -107,6 +107,13 @@ fn logs(sheet: &mut Sheet<'_>, facts: &Together) {
         }
         (true, _) => sheet.say("retention", Level::Ok, "there are rules", expected),
         (false, _) => sheet.say("retention", Level::Ok, "there are no rules: nothing is ever forgotten", expected),
+    }
+    let expected = "what lies at a replica is whole there, as far as is known";
+    let broken: Vec<String> =
+        damaged.iter().map(|(name, count)| format!("{name}: snapshots that are not whole: {count}")).collect();
+    match broken.is_empty() {
+        true => sheet.say("whole", Level::Ok, "no damage is known", expected),
+        false => sheet.say("whole", Level::Error, broken.join("; "), expected),
     }
     let expected = "every replica was verified not long ago";
     let late = verified.iter().filter(|(_, days)| days.is_none_or(|days| days > facts.verify_days));

@@ -154,7 +154,7 @@ impl<'r> Adoption<'r> {
                 match entry {
                     // Its trailer is lost: it cannot be whole.
                     Some(entry) => (pack, Some(entry), Err(ReadFault::Damaged("its trailer is damaged".into()))),
-                    None => (pack, None, repository.pack_at(index, &pack).await),
+                    None => (pack, None, repository.proven_pack_at(index, &pack).await),
                 }
             })
             .buffered(WHOLE_AT_ONCE);

@@ -160,7 +160,7 @@ async fn one(
         }
     }
     let mut reads = stream::iter(doubted)
-        .map(|pack| async move { (pack, repository.proven_pack_at(index, &pack).await) })
+        .map(|pack| async move { (pack, repository.proven_pack_at(index, &pack).await.map(|(entry, _)| entry)) })
         .buffered(WHOLE_AT_ONCE);
     while let Some((pack, read)) = reads.next().await {
         going_on(stop)?;

@@ -115,13 +115,13 @@ pub async fn run(
     let mut adoption = Adoption::new(repository, index, settings, progress, stop);
     adoption.run(sorted).await?;
     let adopted = adoption.done;
-    let found = roots::commit(repository, index, &past, progress, stop).await?;
+    let found = roots::commit(repository, index, &past, settings.group_by, progress, stop).await?;
     going_on(stop)?;
     // What is left of a snapshot that is nowhere whole must not look like something that nobody needs.
     report.waits = !settings.give_up && found.not_whole.iter().any(|(_, _, elsewhere)| !elsewhere);
     if !report.waits {
         // What is disputed stays a root here, too: the next heal tells of it.
-        for (_, carried) in carry(repository, Mask::one(index)).await {
+        for (_, carried) in carry(repository, settings.group_by, Mask::one(index)).await {
             carried?;
         }
         report.void = condemn(repository, index, &past, &adopted, &found.void).await?;

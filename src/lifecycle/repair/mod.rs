@@ -8,6 +8,8 @@ pub mod log;
 pub mod roots;
 pub mod rows;
 
+use crate::lifecycle::retention::group::GroupBy;
+
 /// What a repair is to do, and how.
 #[derive(Clone, Debug)]
 pub struct RepairSettings {
@@ -24,6 +26,8 @@ pub struct RepairSettings {
     pub data_pack: u32,
     /// Target size of new meta packs in bytes.
     pub meta_pack: u32,
+    /// What snapshots of one source have in common: what others have forgotten goes only where something else of its source is left.
+    pub group_by: GroupBy,
 }
 
 impl Default for RepairSettings {
@@ -35,6 +39,7 @@ impl Default for RepairSettings {
             publish_chunks: 100_000,
             data_pack: 16 << 20,
             meta_pack: 4 << 20,
+            group_by: GroupBy::default(),
         }
     }
 }

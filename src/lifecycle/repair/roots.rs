@@ -9,8 +9,10 @@ use crate::format::record::ObjectClass;
 use crate::format::snapshot::Snapshot;
 use crate::format::{Hash, object_hash};
 use crate::lifecycle::closure::Closure;
+use crate::lifecycle::dispute::source;
 use crate::lifecycle::doubt::{self, doubtful};
 use crate::lifecycle::heal::HealError;
+use crate::lifecycle::retention::group::{GroupBy, GroupKey};
 use crate::progress::{Progress, Stop};
 use crate::replica::Mask;
 use crate::replica::write::put_proven;
@@ -76,6 +78,7 @@ pub async fn commit(
     repository: &Repository,
     index: usize,
     past: &Past,
+    group_by: GroupBy,
     progress: &Progress,
     stop: &Stop,
 ) -> Result<Roots, HealError> {
@@ -99,26 +102,35 @@ pub async fn commit(
     let lost = past.state.snapshots.keys().filter(gone);
     roots.not_whole.extend(lost.map(|id| (*id, "its object is damaged or missing wherever it lies".to_owned(), false)));
     let mut order: Vec<(Hash, Candidate)> = found.into_iter().collect();
-    // What only others have forgotten is given up when all that is live lies here, and not before: it comes last.
+    // What only others have forgotten is given up when all that is live lies here, something of its source with it, and not
+    // before: it comes last.
     order.sort_by_key(|(id, c)| (forgotten.contains(id), c.snapshot.time_seconds, c.snapshot.time_nanos, *id));
     let mut old: Vec<(Hash, Vec<(Hash, Bytes)>)> = Vec::new();
     let mut walk = Closure::new(repository, repository.index().await?, stop);
+    let mut sources: BTreeSet<GroupKey> = BTreeSet::new();
     for (id, candidate) in order {
+        let of = source(group_by, &candidate.snapshot);
+        let stays = !forgotten.contains(&id) && !candidate.snapshot.partial;
         if held.contains(&id) {
+            sources.extend(stays.then_some(of));
             old.push((id, candidate.own));
             continue;
         }
-        if forgotten.contains(&id) && roots.not_whole.is_empty() {
+        let spare = forgotten.contains(&id) && roots.not_whole.is_empty();
+        if spare && (candidate.snapshot.partial || sources.contains(&of)) {
             continue;
         }
         progress.set_current(|| format!("snapshot {}", hex::encode(&id[..4])));
         let lost = walk.snapshot(&candidate.snapshot, Mask::one(index)).await?.remove(&index);
         let lacks = walk.needs.lacking().has(index);
         if lost.is_some() || lacks {
-            let why = lost.unwrap_or_else(|| "not all that it stands on lies here".into());
-            roots.not_whole.push((id, why, elsewhere.contains(&id)));
             // What lacks was passed over once: the next snapshot that needs it must find that out, too.
             walk = Closure::new(repository, repository.index().await?, stop);
+            if spare {
+                continue;
+            }
+            let why = lost.unwrap_or_else(|| "not all that it stands on lies here".into());
+            roots.not_whole.push((id, why, elsewhere.contains(&id)));
             continue;
         }
         let (object, stored) = match candidate.own.first() {
@@ -143,6 +155,7 @@ pub async fn commit(
         match repository.commit(index, id, object, candidate.snapshot.partial, &[], &[], &reliance).await {
             Ok(()) => {
                 roots.committed += 1;
+                sources.extend(stays.then_some(of));
                 old.push((id, candidate.own));
             }
             Err(WriteFault::LostCover(why)) => {

@@ -57,10 +57,15 @@ pub struct GroupKey {
 impl GroupBy {
     /// The group that a snapshot belongs to.
     pub fn key(self, snapshot: &Candidate) -> GroupKey {
+        self.of(&snapshot.host, &snapshot.paths, &snapshot.tags)
+    }
+
+    /// The group of what has these.
+    pub fn of(self, host: &str, paths: &[Vec<u8>], tags: &[String]) -> GroupKey {
         GroupKey {
-            host: self.host.then(|| snapshot.host.clone()),
-            paths: self.paths.then(|| sorted(&snapshot.paths)),
-            tags: self.tags.then(|| sorted(&snapshot.tags)),
+            host: self.host.then(|| host.to_owned()),
+            paths: self.paths.then(|| sorted(paths)),
+            tags: self.tags.then(|| sorted(tags)),
         }
     }
 }

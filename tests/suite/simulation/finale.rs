@@ -7,10 +7,12 @@ use std::time::Duration;
 use holdfast::clock::Env;
 use holdfast::format::Hash;
 use holdfast::lifecycle::dispute::dispute;
+use holdfast::lifecycle::doubt::whole;
 use holdfast::lifecycle::forget::What;
 use holdfast::lifecycle::heal::{Extent, HealSettings, run as heal};
 use holdfast::lifecycle::heal_report::HealReport;
 use holdfast::lifecycle::prune_plan::MaxUnused;
+use holdfast::lifecycle::retention::group::GroupBy;
 use holdfast::progress::{Progress, Stop};
 use holdfast::repository::{Access, Repository};
 use holdfast::restore::{self, RestoreSettings};
@@ -152,7 +154,11 @@ impl Run {
             if !lost.is_empty() {
                 self.give_up(&repository, lost).await?;
             }
-            let disputed = dispute(&repository).await.map_err(|e| format!("what is disputed: {e}"))?;
+            let known = async {
+                let doubtful = whole(&repository).await?;
+                dispute(&repository, GroupBy::default(), &BTreeSet::new(), &doubtful).await
+            };
+            let disputed = known.await.map_err(|e| format!("what is disputed: {e}"))?;
             if let Some(id) = disputed.first() {
                 self.settle(&repository, id).await?;
             }

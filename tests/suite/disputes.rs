@@ -1,0 +1,192 @@
+//! What one log has forgotten while what it was forgotten for is gone: the last snapshot of a source that is whole never goes by
+//! itself, whatever else happens; it goes by its name, and comes back by undelete.
+
+use crate::last_copies::{Days, RULES, id_of};
+
+/// Store `one` keeps the second snapshot and has forgotten the first, store `two` the other way round.
+fn disputed(rules: &str) -> (Days, String, String) {
+    let mut days = Days::new(&["one", "two"], rules);
+    let first = id_of(&days, 0);
+    let second = days.next(0, &[]);
+    days.without("one", |desk| desk.expect(4, &["forget", &second]));
+    days.without("two", |desk| desk.expect(4, &["forget", "--keep-last", "1"]));
+    (days, first, second)
+}
+
+fn is_told(days: &Days, words: &[&str], ids: &[&String]) {
+    let told = days.desk.run(words);
+    assert!(matches!(told.code, Some(4 | 17)), "{told:?}");
+    let what = "nothing else of that source is left that is whole";
+    assert!(told.err.contains(what) && ids.iter().all(|id| told.err.contains(&id[..8])), "{ids:?}: {}", told.err);
+}
+
+/// After a prune each of these days comes back by undelete, from one of the stores.
+fn nothing_is_lost(days: &Days, all: &[(&String, usize, &str)]) {
+    let told = days.desk.run(&["prune"]);
+    assert_ne!(told.code, Some(0), "{told:?}");
+    for (id, _, _) in all {
+        // Below the quorum at first: it lies at one store alone.
+        let told = days.desk.run(&["undelete", id]);
+        assert!(matches!(told.code, Some(0 | 1 | 4)) && told.out.contains(" is back as "), "{told:?}");
+    }
+    days.desk.run(&["heal"]);
+    for (_, day, store) in all {
+        days.comes_back(&id_of(days, *day), *day, store);
+    }
+}
+
+fn configured(days: &Days, stores: &[&str], more: &str) {
+    let section = |name: &&str| format!("[[store]]\nname = \"{name}\"\nurl = \"file:stores/{name}\"\n");
+    days.desk.configure(&stores.iter().map(section).collect::<String>(), more);
+}
+
+/// A third store that hears from both is no judge of either.
+#[test]
+fn a_third_store_settles_nothing() {
+    let (days, first, second) = disputed(RULES);
+    configured(&days, &["one", "two", "three"], RULES);
+    std::fs::create_dir(days.desk.at("stores/three")).expect("made");
+    is_told(&days, &["heal"], &[&first, &second]);
+    for away in ["one", "two"] {
+        days.without(away, |desk| desk.run(&["heal"]));
+    }
+    is_told(&days, &["heal"], &[&first, &second]);
+    nothing_is_lost(&days, &[(&first, 0, "two"), (&second, 1, "one")]);
+}
+
+#[test]
+fn a_repair_of_the_log_settles_nothing() {
+    let (days, first, second) = disputed(RULES);
+    std::fs::remove_file(days.desk.at("stores/one/log/00000001/00000000000000000003")).expect("removed");
+    std::fs::remove_dir_all(days.desk.at("state")).expect("removed");
+    days.desk.expect(0, &["repair", "log", "one"]);
+    is_told(&days, &["heal"], &[&first, &second]);
+    nothing_is_lost(&days, &[(&first, 0, "two"), (&second, 1, "one")]);
+}
+
+/// Who names one lets go of that one.
+#[test]
+fn a_name_is_the_name_of_one() {
+    let (days, first, second) = disputed(RULES);
+    days.desk.expect(0, &["forget", &second]);
+    is_told(&days, &["heal"], &[&first]);
+    nothing_is_lost(&days, &[(&first, 0, "two")]);
+    // Another that was made for them, and is taken back.
+    let (mut days, first, second) = disputed(RULES);
+    let third = days.next(0, &[]);
+    days.desk.expect(0, &["forget", &third]);
+    is_told(&days, &["heal"], &[&first, &second]);
+    nothing_is_lost(&days, &[(&first, 0, "two"), (&second, 1, "one")]);
+    // With another that stays, rules and heal go on.
+    let (mut days, ..) = disputed(RULES);
+    days.next(0, &[]);
+    days.desk.expect(0, &["lifecycle"]);
+    assert_eq!(days.desk.expect(0, &["snapshots"]).out.matches("1 snapshot").count(), 1);
+    days.comes_back(&id_of(&days, 0), 2, "one");
+}
+
+/// The object that says what a snapshot is one of is damaged where it counts; the other store has it, too.
+#[test]
+fn a_damaged_object_settles_nothing() {
+    let mut days = Days::new(&["one", "two"], RULES);
+    let first = id_of(&days, 0);
+    let before = days.objects("one", "snapshots");
+    let second = days.next(0, &[]);
+    days.without("one", |desk| desk.expect(4, &["forget", &second]));
+    days.without("two", |desk| desk.expect(4, &["forget", "--keep-last", "1"]));
+    days.spoil("one", "snapshots", &before, false);
+    is_told(&days, &["heal"], &[&first, &second]);
+    nothing_is_lost(&days, &[(&first, 0, "two"), (&second, 1, "one")]);
+}
+
+/// What is one of a kind is what the configuration groups by.
+#[test]
+fn groups_are_those_of_the_rules() {
+    let rules = RULES.replace("keep_last = 1", "keep_last = 1\ngroup_by = \"host,tags\"");
+    let mut days = Days::new(&["one", "two"], &rules);
+    let first = days.next(0, &["--tag", "weekly"]);
+    let second = days.next(0, &["--tag", "weekly"]);
+    days.next(0, &["--tag", "daily"]);
+    days.without("one", |desk| desk.expect(4, &["forget", &second]));
+    days.without("two", |desk| desk.expect(4, &["forget", "--group-by", "host,tags", "--keep-last", "1"]));
+    is_told(&days, &["lifecycle"], &[&first, &second]);
+    nothing_is_lost(&days, &[(&first, 1, "two"), (&second, 2, "one")]);
+}
+
+/// One store alone made the second snapshot, and forgot the first for it; then that is damaged.
+fn damaged_after() -> (Days, String, String) {
+    let mut days = Days::new(&["one", "two"], RULES);
+    let first = id_of(&days, 0);
+    let before = days.objects("one", "data");
+    days.takes_away("two");
+    let second = days.next(4, &[]);
+    days.desk.expect(4, &["forget", "--keep-last", "1"]);
+    days.brings_back("two");
+    days.spoil("one", "data", &before, false);
+    days.desk.run(&["verify", "--read-data"]);
+    // Its source has it no more.
+    std::fs::remove_file(days.desk.at("src/file")).expect("removed");
+    (days, first, second)
+}
+
+/// A repair that waits has brought back what was forgotten, and not yet what it was forgotten for.
+#[test]
+fn a_repair_that_waits_strips_nobody() {
+    let (days, first, _) = damaged_after();
+    std::fs::remove_file(days.desk.at("stores/one/log/00000001/00000000000000000002")).expect("removed");
+    let _ = std::fs::remove_dir_all(days.desk.at("stores/one/checkpoints"));
+    std::fs::remove_dir_all(days.desk.at("state")).expect("removed");
+    days.desk.expect(14, &["repair", "log", "one"]);
+    let told = days.desk.run(&["lifecycle"]);
+    assert!(!told.out.contains("forgotten there, too") && !told.err.contains("forgotten there, too"), "{told:?}");
+    nothing_is_lost(&days, &[(&first, 0, "two")]);
+}
+
+/// To give up what is damaged is not to give up what is whole.
+#[test]
+fn what_is_given_up_takes_nothing_with_it() {
+    let (days, first, second) = damaged_after();
+    days.desk.run(&["heal"]);
+    let told = days.desk.expect(14, &["forget", "--keep-last", "1"]);
+    assert!(told.err.contains("`holdfast undelete`") && told.err.contains("gives it up"), "{}", told.err);
+    // Nor is the store that has it whole.
+    let told = days.desk.expect(17, &["retire", "two"]);
+    assert!(told.err.contains("whole at no other store than two"), "{}", told.err);
+    days.desk.expect(0, &["forget", &second]);
+    is_told(&days, &["heal"], &[&first]);
+    days.desk.expect(17, &["retire", "two"]);
+    nothing_is_lost(&days, &[(&first, 0, "two")]);
+}
+
+/// What is damaged, and lies nowhere else, is still all there is; who asks how it stands is told.
+#[test]
+fn damage_is_told_and_is_no_reason_to_give_up() {
+    let mut days = Days::new(&["one", "two"], RULES);
+    let going = days.next(0, &[]);
+    days.desk.expect(0, &["forget", &going]);
+    let before = days.objects("one", "data");
+    days.takes_away("two");
+    let second = days.next(4, &[]);
+    days.brings_back("two");
+    days.spoil("one", "data", &before, false);
+    std::fs::remove_file(days.desk.at("src/file")).expect("removed");
+    days.desk.expect(17, &["retire", "one"]);
+    assert_eq!(days.desk.run(&["status"]).code, Some(4));
+    days.desk.expect(14, &["verify", "--read-data"]);
+    let told = days.desk.expect(17, &["retire", "one"]);
+    assert!(told.err.contains("1 snapshots are whole at no other store than one"), "{}", told.err);
+    let told = days.desk.expect(14, &["status"]);
+    assert!(told.out.contains(" damaged ") && told.err.contains("1 snapshot of those it holds, not whole"), "{told:?}");
+    let told = days.desk.expect(1, &["doctor"]);
+    assert!(told.out.contains("one: snapshots that are not whole: 1"), "{}", told.out);
+    // Where a store is away, nobody is told to give up what it may have.
+    days.without("two", |desk| {
+        let told = desk.run(&["prune"]);
+        assert!(told.err.contains("at no store that answers") && !told.err.contains("gives it up"), "{}", told.err);
+    });
+    let told = days.desk.run(&["prune"]);
+    assert!(told.err.contains("whole nowhere") && told.err.contains("gives it up"), "{}", told.err);
+    days.desk.expect(0, &["forget", &second]);
+    days.desk.expect(0, &["status"]);
+    days.comes_back(&id_of(&days, 0), 0, "one");
+}
