@@ -19,7 +19,15 @@ pub async fn participants(repository: &Repository) -> Result<Mask, RepositoryErr
         // Every chunk is looked at only where it may matter.
         if most.iter().any(|bytes| *bytes > limit) { chunks.lacking(writable) } else { most }
     };
-    for i in writable.indices().filter(|i| lacking[*i] > limit) {
+    let mut held = writable;
+    let live = if writable.indices().any(|i| lacking[i] > limit) { repository.live().await } else { Vec::new() };
+    for i in writable.indices() {
+        // What it lacks of what nobody needs any more, and nobody has pruned elsewhere, makes no replica behind.
+        let all = live.iter().all(|one| one.mask.has(i) || one.mask.and(writable).is_empty());
+        let sound = repository.log(i).await.is_some_and(|log| log.state.distrusted.is_empty());
+        held = if all && sound { held } else { held.without(Mask::one(i)) };
+    }
+    for i in writable.without(held).indices().filter(|i| lacking[*i] > limit) {
         let name = &repository.set.replicas[i].name;
         let why = format!(
             "store {name}: lacks {} MiB that other replicas hold, more than a backup brings up to date: run `holdfast heal`",

@@ -290,7 +290,7 @@ pub fn print(context: &Context, report: &ForgetReport, what: &What, dry_run: boo
             if d.keep { "stays" } else { "goes" }.to_owned(),
             name(s.host.as_bytes()),
             s.tags.iter().map(|t| name(t.as_bytes())).collect::<Vec<_>>().join(","),
-            format!("{} of {}", view.replicas.len(), report.replicas.len().max(view.replicas.len())),
+            format!("{} of {}", view.replicas.len(), report.stores),
             d.reasons.join("; "),
         ]
     };
@@ -311,7 +311,7 @@ pub fn print(context: &Context, report: &ForgetReport, what: &What, dry_run: boo
         false => format!("{goes} forgotten, {stays} {}", if stays == 1 { "stays" } else { "stay" }),
     });
     if !dry_run && !report.forgotten.is_empty() {
-        context.output.note("`holdfast undelete` brings them back as long as nothing was pruned");
+        context.output.note("`holdfast undelete` brings back what was whole, as long as nothing was pruned");
     }
 }
 
@@ -337,7 +337,7 @@ pub fn outcome(context: &Context, report: &ForgetReport, what: &What) -> Outcome
         }
         let fault = worst(behind.iter().filter_map(|r| r.fault)).unwrap_or(Fault::Failed);
         outcome.join(Outcome::failure(fault, context.signal()));
-    } else if report.replicas.len() - behind.len() < report.quorum && !behind.is_empty() {
+    } else if report.stores - behind.len() < report.quorum && !behind.is_empty() {
         // Nothing had to go, and that is all that can be said: too few logs could be written to.
         let fault = worst(behind.iter().filter_map(|r| r.fault)).unwrap_or(Fault::Failed);
         outcome.join(Outcome::failure(fault, context.signal()));

@@ -341,6 +341,15 @@ pub fn rfc3339(time: Time) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(time.0)).map(|t| t.to_string()).unwrap_or_default()
 }
 
+/// A time as JSON has it where it was taken, `offset` seconds east of UTC.
+pub fn rfc3339_at(time: Time, offset: i32) -> String {
+    let offset = jiff::tz::Offset::from_seconds(offset).unwrap_or(jiff::tz::Offset::UTC);
+    match jiff::Timestamp::from_nanosecond(i128::from(time.0)) {
+        Ok(t) if offset != jiff::tz::Offset::UTC => t.display_with_offset(offset).to_string(),
+        t => t.map(|t| t.to_string()).unwrap_or_default(),
+    }
+}
+
 /// A time where it was taken, `offset` seconds east of UTC, to the second.
 pub fn local(time: Time, offset: i32) -> String {
     let offset = jiff::tz::Offset::from_seconds(offset).unwrap_or(jiff::tz::Offset::UTC);

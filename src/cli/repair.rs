@@ -104,7 +104,10 @@ async fn repair_index(context: &Context, arguments: IndexArguments) -> Result<Ou
     let reports = result?;
     let output = &context.output;
     for report in &reports {
-        for (object, story) in report.lost.iter().chain(&report.unreadable) {
+        for (object, story) in &report.lost {
+            output.warn(&format!("{object} is lost: {story}"));
+        }
+        for (object, story) in &report.unreadable {
             output.problem("repair", object, story);
         }
         if let Some(why) = &report.behind {

@@ -113,7 +113,8 @@ pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outco
         "seconds_elapsed": report.duration.as_secs(), "total_entries": report.entries,
         "files_restored": report.files_written, "files_skipped": report.files_unchanged,
         "total_bytes": report.bytes_total, "bytes_restored": report.bytes_written,
-        "lost_parts": report.lost_parts, "lost_bytes": report.lost_bytes,
+        // A dry run reads no content, so it does not know.
+        "lost_parts": (!report.dry_run).then_some(report.lost_parts), "lost_bytes": (!report.dry_run).then_some(report.lost_bytes),
         "failed": report.failed_count, "metadata_failed": report.warnings_count,
     }));
     if !output.json {
@@ -131,7 +132,9 @@ pub async fn run(context: &Context, arguments: RestoreArguments) -> Result<Outco
         if report.failed_count > 0 {
             output.line(format_args!("  {} could not be restored", count(report.failed_count, "item")));
         }
-        if arguments.what_is_left {
+        if arguments.what_is_left && report.dry_run {
+            output.line("  what of it could not be had is known only when it is restored");
+        } else if arguments.what_is_left {
             let parts = count(report.lost_parts, "part");
             output.line(format_args!("  {parts} could not be had from any store ({} of content)", size(report.lost_bytes)));
         }

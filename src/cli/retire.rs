@@ -74,6 +74,12 @@ async fn which(repository: &Repository, arguments: &RetireArguments, group_by: G
         && let Some(id) = log.state.replica_id
     {
         drop(log);
+        if let Some(text) = &arguments.replica_id
+            && !hex::encode(id).starts_with(&text.to_ascii_lowercase())
+        {
+            let why = format!("the replica at store {} is {}, not {text}", replica.name, hex::encode(id));
+            return Err(Failure::usage(why));
+        }
         if let Some((Fault::Integrity | Fault::Rollback | Fault::Unsupported, why)) = repository.fault(replica.index)
             && !arguments.give_up
         {
@@ -128,6 +134,11 @@ async fn which(repository: &Repository, arguments: &RetireArguments, group_by: G
             ),
         )),
         [one] => Ok(*one),
+        [] if !absent.is_empty() => Err(Failure::usage(format!(
+            "store {} does not answer, and none of the missing replicas has an id that begins so: {}",
+            arguments.at,
+            listed().collect::<Vec<_>>().join(", ")
+        ))),
         [] => Err(Failure::usage(format!(
             "no log has seen the replica at store {}, which does not answer: take it out of the configuration, that is all",
             arguments.at

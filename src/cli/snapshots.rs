@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
-use crate::cli::output::{count, local, name, put_name, rfc3339, short, size, table};
+use crate::cli::output::{count, local, name, put_name, rfc3339_at, short, size, table};
 use crate::cli::select::Filter;
 use crate::clock::Time;
 use crate::format::snapshot::Snapshot;
@@ -80,7 +80,8 @@ pub fn object(view: &SnapshotView) -> Value {
     let s = &view.snapshot;
     let mut object = Map::new();
     let mut put = |field: &str, value: Value| object.insert(field.to_owned(), value);
-    put("time", rfc3339(time(s)).into());
+    // With its own distance from UTC: by that days and weeks are counted.
+    put("time", rfc3339_at(time(s), s.utc_offset_seconds).into());
     if !s.parent.is_empty() {
         put("parent", hex::encode(&s.parent).into());
     }

@@ -43,7 +43,10 @@ fn share(text: &str) -> Result<Share, String> {
             let binary = text.strip_suffix(['K', 'M', 'G', 'T']).and(Some(format!("{text}iB")));
             Share::Bytes(binary.as_deref().unwrap_or(text).parse::<Size>().map_err(|e| e.to_string())?.0)
         }
-        None => Share::Percent(text.strip_suffix('%').unwrap_or(text).parse().map_err(|e| format!("{e}"))?),
+        None => {
+            let percent = text.strip_suffix('%').unwrap_or(text).parse();
+            Share::Percent(percent.map_err(|_| "write a share like 5%, a slice like 1/7, or a size like 2 GiB".to_owned())?)
+        }
     };
     share.verify()?;
     Ok(if share == Share::Percent(100.0) { Share::All } else { share })
@@ -93,6 +96,9 @@ pub async fn step(context: &Context, repository: &Repository, how: &VerifySettin
             true => output.object(&object(damage)),
             false => {
                 output.line(format_args!("damaged at {}: {}: {}", damage.replica, damage.object, name(damage.what.as_bytes())));
+                if damage.affects.is_empty() && (damage.object.starts_with("data/") || damage.object.starts_with("meta/")) {
+                    output.line("  no file that is known to need it: where nothing does, `holdfast prune` takes it out");
+                }
                 for (path, snapshot) in &damage.affects {
                     output.line(format_args!("  needed by {} in snapshot {snapshot}", name(path.as_bytes())));
                 }
@@ -157,7 +163,9 @@ pub fn print(context: &Context, report: &VerifyReport, how: &VerifySettings) {
         return;
     }
     let found = if report.damage_count == 0 { "no damage".to_owned() } else { count(report.damage_count, "damaged object") };
-    output.line(format_args!("{found} found in {}", duration(report.duration)));
+    let left: Vec<String> = report.replicas.iter().filter(|r| !reached(r)).map(|r| name(r.name.as_bytes())).collect();
+    let left = if left.is_empty() { String::new() } else { format!("; not verified: {}", left.join(", ")) };
+    output.line(format_args!("{found} found in {}{left}", duration(report.duration)));
 }
 
 /// How a verify that was carried out came out.

@@ -68,6 +68,8 @@ impl FromStr for Size {
         let (number, unit) = split(text, SIZE_EXAMPLE)?;
         let factor: u64 = match unit {
             "B" => 1,
+            // Nothing is nothing in any unit.
+            "" if number == 0 => 1,
             "KiB" => 1 << 10,
             "MiB" => 1 << 20,
             "GiB" => 1 << 30,
@@ -88,6 +90,7 @@ impl FromStr for Span {
         let (number, unit) = split(text, SPAN_EXAMPLE)?;
         let milliseconds: u64 = match unit {
             "ms" => 1,
+            "" if number == 0 => 1,
             "s" => 1_000,
             "m" => 60_000,
             "h" => 3_600_000,

@@ -7,25 +7,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::{StreamExt, stream};
+
 use crate::format::Hash;
 use crate::lifecycle::dispute::{dispute, in_words};
 use crate::lifecycle::doubt::{self, whole};
 use crate::lifecycle::heal::told;
 use crate::lifecycle::retention::Candidate;
 use crate::lifecycle::retention::calendar::Moment;
-use crate::lifecycle::retention::decide::{Decision, Group, Rules, covering, decide};
+use crate::lifecycle::retention::decide::{Decision, Group, Rules, covering, decide, in_words as in_words_of};
 use crate::lifecycle::retention::group::{GroupBy, GroupKey};
 use crate::replica::Mask;
 use crate::replica::patience::while_it_answers;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::forgotten::in_force;
+use crate::repository::layout;
 use crate::repository::open::worst;
 use crate::repository::snapshots::SnapshotView;
 use crate::repository::state::State;
 
 /// How often a run that was overtaken by others plans again.
 const PLANS_MAX: usize = 5;
+/// Records whose times are asked for at once.
+const AT_ONCE: usize = 16;
 /// Ids in one record: far below what a record may hold.
 const IDS_MAX: usize = 10_000;
 
@@ -69,8 +74,10 @@ pub struct ForgetReport {
     /// Live snapshots that are known to be whole nowhere, as far as the stores at hand say: rules count none of them and forget
     /// none.
     pub doubtful: BTreeSet<Hash>,
-    /// Each configured replica; empty after a dry run.
+    /// Each configured replica; after a dry run those alone that would not have all of it.
     pub replicas: Vec<ReplicaForgot>,
+    /// How many stores are configured.
+    pub stores: usize,
     /// Those of `forgotten` that fewer logs record than have to.
     pub short: BTreeSet<Hash>,
     /// Replicas that have to record it.
@@ -122,6 +129,7 @@ pub async fn run(
     for _ in 0..PLANS_MAX {
         let mut plan = plan(repository, what, among).await?;
         if dry_run {
+            foretell(repository, &mut plan).await;
             return Ok(plan.report);
         }
         if let Some(why) = plan.report.over_limit {
@@ -232,6 +240,7 @@ async fn plan(
             let chosen: Vec<usize> = (0..views.len()).filter(|i| !lost.contains(&views[*i].id) && among(&views[*i])).collect();
             let judged: Vec<Candidate> = chosen.iter().map(|i| all[*i].clone()).collect();
             let mut groups = decide(&judged, rules);
+            spare_young(repository, &judged, rules, &mut groups).await;
             if let Some(group) = groups.iter().find(|group| !rules.remove_all && group.emptied(&judged)) {
                 return Err(RepositoryError::new(
                     Fault::Refused,
@@ -293,8 +302,66 @@ async fn plan(
         }
     };
     let quorum = repository.set.write_quorum();
-    let report = ForgetReport { views, groups, forgotten, unreadable, doubtful: lost, quorum, over_limit, ..Default::default() };
+    let mut groups = groups;
+    if let What::ByRules(rules) = what {
+        // Judged by no rule; shown where they belong, for what is done is done with the others.
+        for index in (0..views.len()).filter(|i| lost.contains(&views[*i].id) && among(&views[*i])) {
+            let key = rules.group_by.key(&all[index]);
+            let reasons = vec!["damaged at every store that holds it, does not count".to_owned()];
+            let decision = Decision { index, keep: true, young: false, reasons };
+            match groups.iter_mut().find(|group| group.key == key) {
+                Some(group) => group.decisions.push(decision),
+                None => groups.push(Group { key, decisions: vec![decision] }),
+            }
+        }
+    }
+    let stores = repository.set.replicas.len() + repository.set.closed.len();
+    let report =
+        ForgetReport { stores, views, groups, forgotten, unreadable, doubtful: lost, quorum, over_limit, ..Default::default() };
     Ok(Plan { report, erasures, carried, disputed, live, doubtful, now })
+}
+
+/// The floor once more, by the clocks of the stores: what the times of snapshots and this machine's clock say may be wrong. Of what
+/// would go, that stays which no log has had for so long; one record's time is asked for each.
+async fn spare_young(repository: &Repository, judged: &[Candidate], rules: &Rules, groups: &mut [Group]) {
+    if rules.floor == 0 || rules.remove_all {
+        return;
+    }
+    let going = groups.iter().flat_map(|group| &group.decisions).filter(|d| !d.keep).map(|d| judged[d.index].id);
+    // Those of which no store says that they are old enough, and those of which one says anything at all.
+    let (mut left, mut known): (BTreeSet<Hash>, BTreeSet<Hash>) = (going.collect(), BTreeSet::new());
+    for index in repository.readable().indices() {
+        let Some((epoch, head, slots)) = repository.log(index).await.map(|log| {
+            let slots = log.state.snapshots.iter().filter(|(id, _)| left.contains(*id)).map(|(id, live)| (*id, live.slot));
+            (log.state.epoch, log.state.slot, slots.collect::<Vec<_>>())
+        }) else {
+            continue;
+        };
+        if slots.is_empty() {
+            continue;
+        }
+        let store = &repository.set.replicas[index].store;
+        let time = async |slot: u64| match store.stat(&layout::slot(epoch, slot)).await {
+            Ok(info) => info.map(|info| info.modified.seconds()),
+            Err(_) => None,
+        };
+        let Some(now) = time(head).await else { continue };
+        let times: Vec<_> = stream::iter(slots).map(async |(id, slot)| (id, time(slot).await)).buffered(AT_ONCE).collect().await;
+        for (id, written) in times {
+            let Some(written) = written else { continue };
+            known.insert(id);
+            if now.saturating_sub(written) >= rules.floor {
+                left.remove(&id);
+            }
+        }
+    }
+    for decision in groups.iter_mut().flat_map(|group| &mut group.decisions).filter(|d| !d.keep) {
+        let id = &judged[decision.index].id;
+        if left.contains(id) && known.contains(id) {
+            (decision.keep, decision.young) = (true, true);
+            decision.reasons = vec![format!("younger than {} by its store's clock", in_words_of(rules.floor))];
+        }
+    }
 }
 
 /// Why so many of so many snapshots must not go at once.
@@ -318,7 +385,7 @@ fn named(all: &[Candidate], ids: &[Hash]) -> Vec<Group> {
     for decision in groups.iter_mut().flat_map(|group| &mut group.decisions) {
         let keep = !ids.contains(&all[decision.index].id);
         let reason = if keep { "not named" } else { "named" };
-        *decision = Decision { index: decision.index, keep, reasons: vec![reason.to_owned()] };
+        *decision = Decision { index: decision.index, keep, young: false, reasons: vec![reason.to_owned()] };
     }
     groups
 }
@@ -447,13 +514,8 @@ async fn write(repository: &Repository, plan: &mut Plan, before: &mut BTreeSet<H
                     return Ok(true);
                 }
                 (outcome.recorded, outcome.withheld) = (done.recorded.len() as u64, done.withheld);
-                if !done.disputed.is_empty() {
-                    (outcome.behind, outcome.fault) = (Some(in_words(&done.disputed)), Some(Fault::Refused));
-                } else if done.withheld > 0 {
-                    let what = "it lacks a snapshot that stays instead of those that go, or has it damaged: run `holdfast heal`";
-                    (outcome.behind, outcome.fault) = (Some(what.to_owned()), Some(Fault::Failed));
-                }
                 outcome.disputed = done.disputed;
+                outcome.explain();
             }
             Err(e) => (outcome.behind, outcome.fault) = (Some(told(&e)), Some(e.fault)),
         }
@@ -471,6 +533,42 @@ async fn write(repository: &Repository, plan: &mut Plan, before: &mut BTreeSet<H
         plan.report.replicas.push(ReplicaForgot { name: name.clone(), behind, fault, ..ReplicaForgot::default() });
     }
     Ok(false)
+}
+
+/// Which replicas would not have all of it, and why.
+async fn foretell(repository: &Repository, plan: &mut Plan) {
+    let mut left = Vec::new();
+    for replica in &repository.set.replicas {
+        let (fault, behind) = repository.fault(replica.index).unzip();
+        let mut outcome = ReplicaForgot { name: replica.name.clone(), behind, fault, ..ReplicaForgot::default() };
+        if let (Some(log), None) = (repository.log(replica.index).await, &outcome.behind) {
+            let ids = plan.erasures.keys().chain(&plan.carried);
+            let stays = ids.filter(|id| plan.standing(replica.index, &log.state, id) == Standing::Withheld);
+            for id in stays {
+                outcome.withheld += 1;
+                outcome.disputed.extend(plan.is_disputed(&log.state, id).then_some(*id));
+            }
+        }
+        outcome.explain();
+        left.extend(outcome.behind.is_some().then_some(outcome));
+    }
+    for (name, _, e) in &repository.set.closed {
+        let (behind, fault) = (Some(told(e)), Some(RepositoryError::from_kind(e.kind)));
+        left.push(ReplicaForgot { name: name.clone(), behind, fault, ..ReplicaForgot::default() });
+    }
+    plan.report.replicas = left;
+}
+
+impl ReplicaForgot {
+    /// Says why it keeps what it keeps.
+    fn explain(&mut self) {
+        if !self.disputed.is_empty() {
+            (self.behind, self.fault) = (Some(in_words(&self.disputed)), Some(Fault::Refused));
+        } else if self.withheld > 0 {
+            let what = "it lacks a snapshot that stays instead of those that go, or has it damaged: run `holdfast heal`";
+            (self.behind, self.fault) = (Some(what.to_owned()), Some(Fault::Failed));
+        }
+    }
 }
 
 /// Counts the logs that have each.

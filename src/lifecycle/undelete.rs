@@ -18,6 +18,7 @@ use crate::replica::write::put_proven;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::layout::{self, Class};
+use crate::repository::open::worst;
 use crate::repository::snapshots::SnapshotView;
 use crate::repository::writer::{Reliance, WriteFault};
 
@@ -59,7 +60,7 @@ pub fn back_as(old: &Snapshot, live: &[SnapshotView]) -> Option<Hash> {
 }
 
 /// Brings back a forgotten snapshot, one of [`Repository::forgotten`], at every replica that has all of it. Fails with
-/// [`Fault::Failed`] where none has.
+/// the worst of their faults where none has.
 pub async fn run(repository: &Repository, old: &SnapshotView, stop: &Stop) -> Result<UndeleteReport, HealError> {
     let quorum = repository.set.write_quorum();
     let views = repository.snapshots().await?;
@@ -75,7 +76,7 @@ pub async fn run(repository: &Repository, old: &SnapshotView, stop: &Stop) -> Re
         .encode(key, &repository.id(), entropy)
         .map_err(|e| RepositoryError::caused(Fault::Failed, "could not write the snapshot under a new id", e))?;
     let object = object_hash(&stored);
-    let mut done = Mask::default();
+    let (mut done, mut short) = (Mask::default(), Mask::default());
     let mut left: BTreeMap<usize, (Fault, String)> = BTreeMap::new();
     for _ in 0..LOOKS {
         let at = repository.writable().without(done).without(Mask(left.keys().fold(0, |m, i| m | 1 << i)));
@@ -84,8 +85,10 @@ pub async fn run(repository: &Repository, old: &SnapshotView, stop: &Stop) -> Re
         }
         let mut walk = Closure::new(repository, repository.index().await?, stop);
         for (i, why) in walk.snapshot(&snapshot, at).await? {
+            short = short.or(Mask::one(i));
             left.insert(i, (Fault::Failed, format!("not all of it is there any more: {why}")));
         }
+        short = short.or(walk.needs.lacking());
         for i in walk.needs.lacking().indices() {
             let why = "not all of it is there: run `holdfast heal` once it is back elsewhere";
             left.entry(i).or_insert_with(|| (Fault::Failed, why.to_owned()));
@@ -115,8 +118,14 @@ pub async fn run(repository: &Repository, old: &SnapshotView, stop: &Stop) -> Re
     if done.is_empty() {
         let stories = left.iter().map(|(i, (_, why))| format!("store {}: {why}", repository.set.replicas[*i].name));
         let why = stories.chain(faults(repository).map(|(_, why)| why)).collect::<Vec<_>>().join("; ");
-        let message = format!("snapshot {} cannot come back: {why}", hex::encode(old.id));
-        return Err(RepositoryError::new(Fault::Failed, message).into());
+        let id = hex::encode(old.id);
+        let advice = format!("`holdfast restore {id} --what-is-left` brings what can be had of it");
+        // Damage, unless somebody who might have it was not at hand.
+        let fault = match left.keys().all(|i| short.has(*i)) && faults(repository).next().is_none() {
+            true => Fault::Integrity,
+            false => worst(left.values().map(|(fault, _)| *fault)).unwrap_or(Fault::Failed),
+        };
+        return Err(RepositoryError::new(fault, format!("snapshot {id} cannot come back: {why}: {advice}")).into());
     }
     let replicas = standing(repository, done, &mut left, Fault::Contention, "what it stands on kept changing");
     Ok(UndeleteReport { old: old.id, new, already: false, replicas, quorum })

@@ -181,16 +181,15 @@ impl Repository {
     }
 
     /// The snapshot whose id begins with `text` and that lies somewhere although no log names it: a repair of the log did not
-    /// find it whole, or the record that committed it is lost. One that was forgotten is none; several are [`Fault::Usage`].
+    /// find it whole, or the record that committed it is lost, or it was forgotten. Several are [`Fault::Usage`].
     pub async fn unrooted(&self, text: &str) -> Result<Option<Snapshot>, RepositoryError> {
         let wanted = text.to_ascii_lowercase();
-        let forgotten = self.forgotten_ids().await;
         let mut found: BTreeMap<Hash, Snapshot> = BTreeMap::new();
         for index in self.readable().indices() {
             for object in self.listed(index, Class::Snapshot).await? {
                 let Some((snapshot, _)) = self.snapshot_at(index, &object).await? else { continue };
                 let Ok(id) = snapshot.snapshot_id() else { continue };
-                if hex::encode(id).starts_with(&wanted) && !forgotten.contains(&id) {
+                if hex::encode(id).starts_with(&wanted) {
                     found.insert(id, snapshot);
                 }
             }

@@ -79,8 +79,9 @@ impl Repository {
                 let held = wanted.iter().filter(|id| state.snapshots.contains_key(*id)).count();
                 status.snapshots = held as u64;
                 status.missing = (wanted.len() - held) as u64;
-                status.missing_bytes = lacking[replica.index];
                 status.distrusted = state.distrusted.len() as u64;
+                // Who has all that is live lacks at most what nobody needs.
+                status.missing_bytes = if status.missing + status.distrusted > 0 { lacking[replica.index] } else { 0 };
                 status.last_verify = state.noted(NOTE_VERIFY).map(|s| Time(s.saturating_mul(1_000_000_000)));
                 let chunks = index.read().expect("no panic while the index is locked");
                 for pack in chunks.packs().iter().filter(|p| p.published.has(replica.index)) {

@@ -39,6 +39,7 @@ mod memory;
 mod missing_bucket;
 mod mixed_history;
 mod model;
+mod operators;
 mod postgres;
 mod probe;
 mod processes;

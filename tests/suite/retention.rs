@@ -344,6 +344,23 @@ fn a_floor_keeps_what_is_young() {
     assert_eq!(kept(&decide(&all, &ahead), &all).len(), all.len(), "nobody knows how old they are");
 }
 
+/// Who is young is no reason to let all the others go.
+#[test]
+fn a_floor_does_not_excuse_an_empty_group() {
+    let all: Vec<Candidate> =
+        ["30", "10", "09"].iter().enumerate().map(|(n, day)| taken(n, &format!("2026-01-{day}T00:00:00Z"), &[])).collect();
+    let judge = |all: &[Candidate], floor: i64| {
+        let now = instant("2026-01-30T01:00:00Z");
+        decide(all, &Rules { floor, now, ..rules(policy("tag keep")) }).remove(0).emptied(all)
+    };
+    assert!(judge(&all, 0) && judge(&all, 86_400), "the floor alone keeps one");
+    assert!(!judge(&all[..1], 86_400), "nothing goes");
+    assert!(judge(&all[1..], 86_400));
+    let mut kept = all.clone();
+    kept[2].tags = vec!["keep".into()];
+    assert!(!judge(&kept, 86_400));
+}
+
 fn histories() -> impl Strategy<Value = Vec<Candidate>> {
     // Few distinct times of few days, so that periods and times coincide; some in the future, clocks all over the world.
     let time = prop_oneof![

@@ -129,8 +129,8 @@ async fn one(
     let (doubted, sound): (Vec<_>, Vec<_>) = missing.into_iter().partition(|pack| state.distrusted.contains(&pack.hash));
     progress.items_total.add((doubted.len() + sound.len()) as u64);
     if settings.dry_run {
-        // What is distrusted would be read in full: a dry run does not pay for that.
-        report.added = sound.len() as u64;
+        // What is distrusted would be read in full, and added if it is right: a dry run does not pay for that.
+        (report.added, report.proven) = ((sound.len() + doubted.len()) as u64, doubted.len() as u64);
         return Ok(());
     }
     if !state.takes_names() {

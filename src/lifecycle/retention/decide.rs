@@ -19,6 +19,8 @@ pub struct Decision {
     pub index: usize,
     /// Whether it stays.
     pub keep: bool,
+    /// Whether nothing but the floor keeps it.
+    pub young: bool,
     /// Why.
     pub reasons: Vec<String>,
 }
@@ -36,7 +38,9 @@ impl Group {
     /// Whether nothing that counts would be left of it, although something was there.
     pub fn emptied(&self, all: &[Candidate]) -> bool {
         let mut counted = self.decisions.iter().filter(|d| all[d.index].counts()).peekable();
-        counted.peek().is_some() && !counted.any(|d| d.keep)
+        // What is merely young still is no reason to let all else go, unless there is nothing else.
+        let going = self.decisions.iter().any(|d| !d.keep && all[d.index].counts());
+        counted.peek().is_some() && !counted.any(|d| d.keep && !(going && d.young))
     }
 
     /// The newest of those that stay: a replica without it gives up nothing of this group yet. One that counts comes first,
@@ -85,13 +89,15 @@ pub fn decide(all: &[Candidate], rules: &Rules) -> Vec<Group> {
             }
             let age = rules.now.0.saturating_sub(all[index].moment.seconds);
             // Without a floor one from the future is like any other, although its age is less than nothing.
-            if rules.floor > 0 && age < rules.floor && !rules.remove_all {
+            let young = rules.floor > 0 && age < rules.floor && !rules.remove_all;
+            let alone = young && reasons.is_empty();
+            if young {
                 reasons.push(format!("younger than {}", in_words(rules.floor)));
             }
             if !all[index].partial && !all[index].at_quorum && !rules.remove_all {
                 reasons.push("not at the write quorum, does not count".into());
             }
-            Decision { index, keep: !reasons.is_empty(), reasons }
+            Decision { index, keep: !reasons.is_empty(), young: alone, reasons }
         };
         let decisions = indices.into_iter().map(decision).collect();
         groups.push(Group { key, decisions });
@@ -105,7 +111,7 @@ pub fn decide(all: &[Candidate], rules: &Rules) -> Vec<Group> {
 }
 
 /// A length of time in its largest whole unit.
-fn in_words(seconds: i64) -> String {
+pub fn in_words(seconds: i64) -> String {
     match seconds {
         s if s % 86_400 == 0 => format!("{} d", s / 86_400),
         s if s % 3_600 == 0 => format!("{} h", s / 3_600),
