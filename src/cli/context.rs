@@ -204,6 +204,9 @@ impl Context {
             lowered_kdf: false,
         };
         let opened = self.interruptible(Repository::open(&self.env, members, how, unlock, access)).await?;
+        if let Ok(repository) = &opened {
+            repository.exchanged.iter().for_each(|why| self.output.warn(why));
+        }
         opened.map_err(|e| {
             let advice = match e.fault {
                 Fault::NoRepository => " (`holdfast init` makes one, `holdfast backup --init` too)",

@@ -74,6 +74,10 @@ pub struct Repository {
     logs: Vec<Option<tokio::sync::Mutex<Log>>>,
     faults: Mutex<BTreeMap<usize, (Fault, String)>>,
     heads: Mutex<BTreeMap<Hash, Head>>,
+    /// The store where each replica lies, by its id.
+    lies_at: BTreeMap<Hash, String>,
+    /// Stores that hold what this machine last saw at another configured store, told.
+    pub exchanged: Vec<String>,
     state_dir: Option<PathBuf>,
     index: Arc<RwLock<ChunkIndex>>,
     index_loaded: OnceCell<()>,
@@ -244,6 +248,7 @@ impl Repository {
     pub fn save_heads(&self) -> Result<(), String> {
         let Some(dir) = &self.state_dir else { return Ok(()) };
         let heads = self.heads.lock().expect("no panic while heads are locked").clone();
-        heads::save(dir, &self.id(), &heads).map_err(|e| format!("could not remember the logs' heads in {}: {e}", dir.display()))
+        heads::save(dir, &self.id(), &heads, &self.lies_at)
+            .map_err(|e| format!("could not remember the logs' heads in {}: {e}", dir.display()))
     }
 }

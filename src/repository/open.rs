@@ -214,8 +214,13 @@ impl Repository {
         let strayed = |i: &usize| faults.get(i).is_some_and(|(fault, _)| *fault == Fault::Rollback);
         let upright = logs.iter().enumerate().filter(|(i, _)| !strayed(i)).filter_map(|(_, log)| log.as_ref());
         let heads = upright.filter_map(|log| Some((log.state.replica_id?, log.state.head()))).collect();
+        let lies_at: BTreeMap<Hash, String> =
+            set.replicas.iter().filter_map(|r| Some((logs[r.index].as_ref()?.state.replica_id?, r.name.clone()))).collect();
+        let lay = settings.state_dir.as_ref().map(|dir| heads::places(dir, &keyring.repository_id)).unwrap_or_default();
         Ok(Repository {
             env: env.clone(),
+            exchanged: exchanged(&set, &lies_at, &lay),
+            lies_at,
             set,
             keyring,
             chunker,
@@ -237,6 +242,20 @@ impl Repository {
             unproven: Mutex::new(if access == Access::Write { Mask::default() } else { mask }),
         })
     }
+}
+
+/// Stores that hold the replica which another of them held when this machine last looked. It does no harm, since a replica is what
+/// its log says, wherever it lies; but nobody meant it.
+fn exchanged(set: &ReplicaSet, lies_at: &BTreeMap<Hash, String>, lay: &BTreeMap<Hash, String>) -> Vec<String> {
+    let configured = |name: &String| set.replicas.iter().any(|r| r.name == *name);
+    let moved = lies_at.iter().filter_map(|(id, now)| Some((now, lay.get(id).filter(|before| *before != now)?)));
+    let told = |(now, before): (&String, &String)| {
+        configured(before).then(|| {
+            let what = "when last seen: were they exchanged? Each is used as what it holds";
+            format!("store {now} holds the replica that lay at store {before} {what}")
+        })
+    };
+    moved.filter_map(told).collect()
 }
 
 /// An error with its causes, in one line.

@@ -209,7 +209,10 @@ fn two_stores_exchanged() {
     std::fs::rename(desk.at("away"), desk.at("stores/two")).expect("moved");
     configure(&desk, &[("one", "two"), ("two", "one")]);
     let before = (objects(&desk, "one"), objects(&desk, "two"));
-    let (out, _) = desk.expect(4, &["status", "--json"]);
+    let (out, err) = desk.expect(4, &["status", "--json"]);
+    // The names are the configuration's; each folder holds what the other held.
+    let told = format!("{out}{err}");
+    assert!(told.contains("holds the replica that lay at store"), "{told}");
     let status = lines(&out).pop().expect("a summary");
     let missing = |name: &str| {
         let replicas = status["replicas"].as_array().expect("replicas");
