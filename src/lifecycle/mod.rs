@@ -1,7 +1,7 @@
 //! What becomes of a repository over time.
 //!
 //! What is here: heal (`heal`, `closure`: the walk that finds what a replica lacks, `heal_plan`, pure, `transfer`, `heal_commit`, `heal_objects`,
-//! `heal_report`); which snapshots stay (`retention`, pure), those that do not (`forget`) and those that come back (`undelete`); which
+//! `heal_report`); which snapshots stay (`retention`, pure), those that do not (`forget`, `forget_plan`) and those that come back (`undelete`); which
 //! of them nobody can vouch for (`doubt`), and what logs disagree about (`dispute`); which packs are read on which day (`rotation`, pure); prune (`prune`, `prune_site`: one replica step by step, `live`, `inventory`,
 //! `prune_plan`, pure, `repack`, `prune_proof`, `compact`, `delete`); a lost index or a damaged log made again (`repair`).
 //! What comes in: an opened repository. What goes out: packs, segments, snapshots and records at each replica, and a report.
@@ -14,6 +14,7 @@ pub mod delete;
 pub mod dispute;
 pub mod doubt;
 pub mod forget;
+pub mod forget_plan;
 pub mod heal;
 pub mod heal_commit;
 pub mod heal_objects;
