@@ -36,6 +36,7 @@ fn waste_elsewhere_leaves_nobody_behind() {
     std::fs::create_dir(desk.at("stores/two")).expect("made");
     desk.expect(0, &["heal"]);
     backup(&desk, 4, 0, &["--no-heal"]);
+    desk.expect(0, &["verify", "--read-data"]);
     // But who lacks what is needed is left out.
     std::fs::rename(&there, &away).expect("moved");
     backup(&desk, 5, 4, &["--no-heal"]);
