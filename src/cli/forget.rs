@@ -12,6 +12,7 @@ use crate::cli::select::Filter;
 use crate::cli::snapshots::{object, time};
 use crate::config::Settings;
 use crate::format::Hash;
+use crate::lifecycle::dispute::all_answer;
 use crate::lifecycle::forget::{self, ForgetReport, ReplicaForgot, What};
 use crate::lifecycle::forget_plan::described;
 use crate::lifecycle::retention::decide::{Decision, Group, Rules};
@@ -159,7 +160,7 @@ pub async fn step(
         report.doubtful.clear();
     }
     context.output.note_if(repository.save_heads().err());
-    let all = repository.readable().covers(repository.set.all()) && repository.set.closed.is_empty();
+    let all = all_answer(repository);
     for id in report.doubtful.iter().map(|id| short(id)) {
         let (told, next) = match all {
             true => (

@@ -8,6 +8,7 @@ use crate::cli::exit::Outcome;
 use crate::cli::output::{count, duration, name, short, size, table};
 use crate::cli::terminal::Watch;
 use crate::config::Settings;
+use crate::lifecycle::dispute::disputed_at;
 use crate::lifecycle::heal::{Extent, HealSettings, run as heal};
 use crate::lifecycle::heal_report::{HealReport, ReplicaHealed};
 use crate::progress::Progress;
@@ -113,7 +114,16 @@ pub async fn step(
         let _watch = Watch::start(&context.env, &context.output, &progress, "healing");
         heal(repository, &how(settings, stores, Extent::Everything, dry_run), &progress, &context.stop).await
     };
-    let report = result?;
+    let mut report = result?;
+    if dry_run {
+        let told = disputed_at(repository, settings.retention.group_by, repository.readable());
+        for (i, why) in context.interruptible(told).await?? {
+            let of = |r: &&mut ReplicaHealed| r.name == repository.set.replicas[i].name && r.behind.is_none();
+            if let Some(replica) = report.replicas.iter_mut().find(of) {
+                (replica.behind, replica.fault) = (Some(why), Some(Fault::Refused));
+            }
+        }
+    }
     report.notes.iter().for_each(|note| context.output.note(note));
     for (id, replica, why) in &report.lost {
         context.output.problem("heal", &format!("snapshot {} at {replica}", short(id)), why);

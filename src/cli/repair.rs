@@ -9,6 +9,7 @@ use crate::cli::exit::Outcome;
 use crate::cli::output::{count, duration, name, short, size, table};
 use crate::cli::terminal::Watch;
 use crate::config::Settings;
+use crate::lifecycle::dispute::all_answer;
 use crate::lifecycle::repair::RepairSettings;
 use crate::lifecycle::repair::index::{self, IndexRepaired};
 use crate::lifecycle::repair::log::{self, LogRepaired};
@@ -181,12 +182,13 @@ async fn repair_log(context: &Context, arguments: LogArguments) -> Result<Outcom
     for object in &report.damaged {
         output.problem("repair", object, "not all of it could be had");
     }
-    let all = repository.set.closed.is_empty() && repository.readable().covers(repository.set.all());
+    let all = all_answer(&repository);
     for (id, why, elsewhere) in &report.not_whole {
         let next = match (elsewhere, all) {
+            (true, _) if report.waits => "another store holds it, and `holdfast heal` brings it when the repair is done",
             (true, _) => "another store holds it: run `holdfast heal`",
-            (false, true) => "no other store holds it: `holdfast restore --what-is-left` brings what there is",
-            (false, false) => "no other store that answers holds it: run this again when all answer",
+            (false, true) => "no other log holds it: `holdfast restore --what-is-left` brings what there is",
+            (false, false) => "no other log that answers holds it: run this again when all answer",
         };
         output.problem("repair", &format!("snapshot {}", short(id)), &format!("{why}: {next}"));
     }

@@ -96,18 +96,19 @@ async fn which(repository: &Repository, arguments: &RetireArguments, group_by: G
             live.mask.has(replica.index) && live.mask.without(of(&doubtful, &live.id)).without(here).is_empty()
         };
         let mut only = repository.live().await.iter().filter(nowhere_else).count();
-        let disputed = dispute(repository, group_by, &BTreeSet::new(), &doubtful).await?;
-        for id in disputed {
+        let disputed = dispute(repository, &[group_by], &BTreeSet::new(), &doubtful).await?;
+        for id in disputed.keys() {
             let mut at = Mask::default();
             for i in repository.readable().indices() {
-                let rooted = repository.log(i).await.is_some_and(|log| log.state.snapshots.contains_key(&id));
+                let rooted = repository.log(i).await.is_some_and(|log| log.state.snapshots.contains_key(id));
                 at = if rooted { at.or(Mask::one(i)) } else { at };
             }
             only += usize::from(at == here);
         }
         if only > 0 && !arguments.give_up {
             let why = format!(
-                "{only} snapshots are whole at no other store than {}: run `holdfast heal` first, or --give-up",
+                "{only} snapshots are whole at no other store than {}: run `holdfast heal` first (what was forgotten elsewhere, and is the \
+                 last of its source, comes back by `holdfast undelete` before that, or goes by `holdfast forget`), or --give-up",
                 replica.name
             );
             return Err(Failure::new(Fault::Refused, why));

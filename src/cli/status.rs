@@ -1,6 +1,6 @@
 //! `holdfast status`: the replicas side by side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::cli::context::{Context, Failure};
 use crate::cli::exit::Outcome;
 use crate::cli::output::{count as count_of, local, name, rfc3339, size, table};
+use crate::lifecycle::dispute::{all_answer, dispute, in_words};
 use crate::lifecycle::doubt;
 use crate::repository::error::Fault;
 use crate::repository::status::ReplicaStatus;
@@ -18,9 +19,11 @@ pub struct StatusArguments {}
 
 /// Shows the replicas.
 pub async fn run(context: &Context, _: StatusArguments) -> Result<Outcome, Failure> {
-    let (_, repository) = context.open_to_read().await?;
+    let (settings, repository) = context.open_to_read().await?;
     let replicas = context.interruptible(repository.status()).await??;
     let doubtful = context.interruptible(doubt::whole(&repository)).await??;
+    let by = [settings.retention.group_by];
+    let disputed = context.interruptible(dispute(&repository, &by, &BTreeSet::new(), &doubtful)).await??;
     let mut damaged: BTreeMap<&str, u64> = BTreeMap::new();
     for i in doubtful.values().flat_map(|at| at.indices()) {
         *damaged.entry(&repository.set.replicas[i].name).or_default() += 1;
@@ -53,6 +56,10 @@ pub async fn run(context: &Context, _: StatusArguments) -> Result<Outcome, Failu
     }
     if replicas.iter().any(|r| r.missing > 0) {
         outcome.behind();
+    }
+    if !disputed.is_empty() {
+        output.problem("status", "snapshots", &in_words(disputed.keys(), all_answer(&repository)));
+        outcome.join(Outcome::failure(Fault::Refused, None));
     }
     for (replica, count) in &damaged {
         let count = count_of(*count, "snapshot");

@@ -16,17 +16,19 @@ use crate::repository::error::RepositoryError;
 
 /// Objects that are read at once.
 const AT_ONCE: usize = 16;
+/// Ids that are named.
+const TOLD_MAX: usize = 50;
 
 /// Complete snapshots that are roots in some log and forgotten in another, although nothing live, complete and whole somewhere is
-/// left of their source. They stay roots there until somebody names them. A source is what `group_by` groups. What `going` names
-/// counts as forgotten; `doubtful` says where live snapshots are not whole. Reads nothing where no log has a root that another has
-/// forgotten.
+/// left of their source, each with what it says where a store gave that. They stay roots there until somebody names them. A source
+/// is what each of `group_by` groups. What `going` names counts as forgotten; `doubtful` says where live snapshots are not whole.
+/// Reads nothing where no log has a root that another has forgotten.
 pub async fn dispute(
     repository: &Repository,
-    group_by: GroupBy,
+    group_by: &[GroupBy],
     going: &BTreeSet<Hash>,
     doubtful: &BTreeMap<Hash, Mask>,
-) -> Result<BTreeSet<Hash>, RepositoryError> {
+) -> Result<BTreeMap<Hash, Option<Snapshot>>, RepositoryError> {
     let forgotten = repository.forgotten_ids().await;
     let mut held: BTreeMap<Hash, (Hash, Mask)> = BTreeMap::new();
     for index in repository.readable().indices() {
@@ -36,30 +38,60 @@ pub async fn dispute(
             *at = at.or(Mask::one(index));
         }
     }
-    let mut disputed = BTreeSet::new();
+    let mut disputed = BTreeMap::new();
     if held.is_empty() {
         return Ok(disputed);
     }
-    let views = repository.snapshots().await?;
-    let stays = views.iter().filter(|view| {
-        let whole = view.mask.without(doubt::of(doubtful, &view.id));
-        !view.snapshot.partial && !whole.is_empty() && !going.contains(&view.id)
-    });
-    let sources: BTreeSet<GroupKey> = stays.map(|view| source(group_by, &view.snapshot)).collect();
+    let left = Left::of(repository, group_by, going, doubtful).await?;
     let reads = stream::iter(held).map(async |(id, (object, at))| (id, shown(repository, &object, at).await));
     let mut reads = reads.buffered(AT_ONCE);
     while let Some((id, shown)) = reads.next().await {
-        let stays = match shown {
-            Shown::By(snapshot) => sources.contains(&source(group_by, &snapshot)),
+        match shown {
+            Shown::By(snapshot) if left.covers(&snapshot) => {}
             // Nothing of it could ever be brought back.
-            Shown::ByNobody => true,
-            Shown::Unknown => false,
-        };
-        if !stays {
-            disputed.insert(id);
+            Shown::ByNobody => {}
+            Shown::By(snapshot) => drop(disputed.insert(id, Some(*snapshot))),
+            Shown::Unknown => drop(disputed.insert(id, None)),
         }
     }
     Ok(disputed)
+}
+
+/// The sources of which something is left.
+pub struct Left<'g> {
+    group_by: &'g [GroupBy],
+    sources: Vec<BTreeSet<GroupKey>>,
+}
+
+impl Left<'_> {
+    /// Those of what is live, complete and whole somewhere, without what is `going`.
+    pub async fn of<'g>(
+        repository: &Repository,
+        group_by: &'g [GroupBy],
+        going: &BTreeSet<Hash>,
+        doubtful: &BTreeMap<Hash, Mask>,
+    ) -> Result<Left<'g>, RepositoryError> {
+        let mut left = Left { group_by, sources: vec![BTreeSet::new(); group_by.len()] };
+        for view in repository.snapshots().await? {
+            let whole = view.mask.without(doubt::of(doubtful, &view.id));
+            if !view.snapshot.partial && !whole.is_empty() && !going.contains(&view.id) {
+                left.add(&view.snapshot);
+            }
+        }
+        Ok(left)
+    }
+
+    /// One more that is left.
+    pub fn add(&mut self, snapshot: &Snapshot) {
+        for (by, sources) in self.group_by.iter().zip(&mut self.sources) {
+            sources.insert(source(*by, snapshot));
+        }
+    }
+
+    /// Whether something of a snapshot's source is.
+    pub fn covers(&self, snapshot: &Snapshot) -> bool {
+        self.group_by.iter().zip(&self.sources).all(|(by, sources)| sources.contains(&source(*by, snapshot)))
+    }
 }
 
 /// What a snapshot is one of.
@@ -68,18 +100,25 @@ pub fn source(group_by: GroupBy, snapshot: &Snapshot) -> GroupKey {
     group_by.of(&snapshot.host, &paths, &snapshot.tags)
 }
 
+/// Whether all configured stores can be asked.
+pub fn all_answer(repository: &Repository) -> bool {
+    repository.set.closed.is_empty() && repository.readable().covers(repository.set.all())
+}
+
 /// Who gives a snapshot's object.
-enum Shown {
+pub enum Shown {
+    /// Some store.
     By(Box<Snapshot>),
+    /// None, and all were asked.
     ByNobody,
     /// Not every store could be asked.
     Unknown,
 }
 
 /// Looks where the object is relied on first, then anywhere.
-async fn shown(repository: &Repository, object: &Hash, at: Mask) -> Shown {
+pub async fn shown(repository: &Repository, object: &Hash, at: Mask) -> Shown {
     let readable = repository.readable();
-    let mut unknown = !repository.set.closed.is_empty() || !readable.covers(repository.set.all());
+    let mut unknown = !all_answer(repository);
     for index in at.indices().chain(readable.without(at).indices()) {
         match repository.snapshot_at(index, object).await {
             Ok(Some((snapshot, _))) => return Shown::By(Box::new(snapshot)),
@@ -90,12 +129,31 @@ async fn shown(repository: &Repository, object: &Hash, at: Mask) -> Shown {
     if unknown { Shown::Unknown } else { Shown::ByNobody }
 }
 
-/// What is disputed, and how it is settled.
-pub fn in_words(ids: &BTreeSet<Hash>) -> String {
-    let names: Vec<String> = ids.iter().take(5).map(|id| hex::encode(&id[..4])).collect();
-    let (names, more) = (names.join(", "), if ids.len() > 5 { " and others" } else { "" });
-    format!(
-        "{names}{more} stays: forgotten in another log, but nothing else of that source is left that is whole: `holdfast undelete` \
-         brings it back, `holdfast forget` with its name lets it go"
-    )
+/// Which replicas of `at` have disputed roots, told.
+pub async fn disputed_at(repository: &Repository, group_by: GroupBy, at: Mask) -> Result<Vec<(usize, String)>, RepositoryError> {
+    let doubtful = doubt::whole(repository).await?;
+    let disputed = dispute(repository, &[group_by], &BTreeSet::new(), &doubtful).await?;
+    let mut out = Vec::new();
+    for i in at.indices() {
+        let Some(log) = repository.log(i).await else { continue };
+        let here: Vec<&Hash> = disputed.keys().filter(|id| log.state.snapshots.contains_key(*id)).collect();
+        if !here.is_empty() {
+            out.push((i, in_words(here, all_answer(repository))));
+        }
+    }
+    Ok(out)
+}
+
+/// What is disputed, and how it is settled; `all`: every configured store was asked.
+pub fn in_words<'i>(ids: impl IntoIterator<Item = &'i Hash>, all: bool) -> String {
+    let ids: Vec<&Hash> = ids.into_iter().collect();
+    let names: Vec<String> = ids.iter().take(TOLD_MAX).map(|id| hex::encode(&id[..4])).collect();
+    let (names, more) = (names.join(" "), if ids.len() > TOLD_MAX { " and others" } else { "" });
+    let what = format!("{names}{more} stays: forgotten in another log, but nothing else of that source is left that is whole");
+    match all {
+        true => format!(
+            "{what}: `holdfast undelete` brings it back, `holdfast forget` with its name lets it go wherever a log can be written to"
+        ),
+        false => format!("{what} at the stores that answer: bring back the others first"),
+    }
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::format::Hash;
-use crate::lifecycle::dispute::{dispute, in_words};
+use crate::lifecycle::dispute::{all_answer, dispute, in_words};
 use crate::lifecycle::doubt::{self, whole};
 use crate::lifecycle::forget_plan::{Plan, plan};
 use crate::lifecycle::heal::told;
@@ -147,7 +147,7 @@ pub async fn carry(repository: &Repository, group_by: GroupBy, to: Mask) -> Vec<
     let live = repository.live().await.iter().map(|one| one.id).collect();
     let known = async {
         let doubtful = whole(repository).await?;
-        Ok::<_, RepositoryError>((dispute(repository, group_by, &BTreeSet::new(), &doubtful).await?, doubtful))
+        Ok::<_, RepositoryError>((dispute(repository, &[group_by], &BTreeSet::new(), &doubtful).await?, doubtful))
     };
     let (disputed, doubtful) = match known.await {
         Ok(known) => known,
@@ -157,6 +157,7 @@ pub async fn carry(repository: &Repository, group_by: GroupBy, to: Mask) -> Vec<
         }
     };
     let now = repository.env.now().seconds();
+    let disputed = disputed.into_keys().collect();
     let plan = Plan { carried, disputed, live, doubtful, now, ..Plan::default() };
     let mut out = Vec::new();
     for index in to.indices() {
@@ -275,7 +276,7 @@ async fn write(repository: &Repository, plan: &mut Plan, before: &mut BTreeSet<H
                 }
                 (outcome.recorded, outcome.withheld) = (done.recorded.len() as u64, done.withheld);
                 outcome.disputed = done.disputed;
-                outcome.explain();
+                outcome.explain(all_answer(repository));
             }
             Err(e) => (outcome.behind, outcome.fault) = (Some(told(&e)), Some(e.fault)),
         }
@@ -309,7 +310,7 @@ async fn foretell(repository: &Repository, plan: &mut Plan) {
                 outcome.disputed.extend(plan.is_disputed(&log.state, id).then_some(*id));
             }
         }
-        outcome.explain();
+        outcome.explain(all_answer(repository));
         left.extend(outcome.behind.is_some().then_some(outcome));
     }
     for (name, _, e) in &repository.set.closed {
@@ -321,9 +322,9 @@ async fn foretell(repository: &Repository, plan: &mut Plan) {
 
 impl ReplicaForgot {
     /// Says why it keeps what it keeps.
-    fn explain(&mut self) {
+    fn explain(&mut self, all: bool) {
         if !self.disputed.is_empty() {
-            (self.behind, self.fault) = (Some(in_words(&self.disputed)), Some(Fault::Refused));
+            (self.behind, self.fault) = (Some(in_words(&self.disputed, all)), Some(Fault::Refused));
         } else if self.withheld > 0 {
             let what = "it lacks a snapshot that stays instead of those that go, or has it damaged: run `holdfast heal`";
             (self.behind, self.fault) = (Some(what.to_owned()), Some(Fault::Failed));

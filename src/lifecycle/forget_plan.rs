@@ -113,7 +113,14 @@ pub(super) async fn plan(
     };
     let going = groups.iter().flat_map(|group| &group.decisions).filter(|d| !d.keep).map(|d| all[d.index].id);
     forgotten.extend(going);
-    let mut erasures: BTreeMap<Hash, Vec<Hash>> = forgotten.difference(&carried).map(|id| (*id, Vec::new())).collect();
+    let mut erasures: BTreeMap<Hash, Vec<Hash>> = match what {
+        What::ByRules(_) => forgotten.difference(&carried).map(|id| (*id, Vec::new())).collect(),
+        // Who names what was forgotten before settles it, and nothing else: it goes for nothing, and needs nothing to stay.
+        What::Named(_) => {
+            carried.clear();
+            forgotten.iter().map(|id| (*id, Vec::new())).collect()
+        }
+    };
     // What stays instead: the newest of the group that was judged, and the newest of the same host and paths, whatever was
     // judged together.
     let sources = named(&all, &forgotten.iter().copied().collect::<Vec<_>>());
@@ -142,14 +149,19 @@ pub(super) async fn plan(
     };
     live.retain(|id| !erasures.contains_key(id));
     let going: BTreeSet<Hash> = erasures.keys().copied().collect();
-    let disputed = match what {
-        What::ByRules(rules) => dispute(repository, rules.group_by, &going, &doubtful).await?,
-        // Who names what was forgotten before has settled it, and nothing else.
-        What::Named(ids) => {
-            carried.retain(|id| ids.contains(id));
-            BTreeSet::new()
+    let mut disputed = BTreeSet::new();
+    if let What::ByRules(rules) = what {
+        // By the groups of these rules, and never by wider ones than those of whole sources.
+        let found = dispute(repository, &[rules.group_by, GroupBy::default()], &going, &doubtful).await?;
+        for (id, snapshot) in found {
+            let view = snapshot.map(|snapshot| SnapshotView { snapshot, id, mask: Mask::default(), replicas: Vec::new() });
+            match view.filter(|view| rules.remove_all && among(view)) {
+                // Whoever wants all of it to go has named it.
+                Some(_) => drop(erasures.insert(id, Vec::new())),
+                None => drop(disputed.insert(id)),
+            }
         }
-    };
+    }
     let quorum = repository.set.write_quorum();
     let mut groups = groups;
     if let What::ByRules(rules) = what {

@@ -14,7 +14,7 @@ use crate::format::Hash;
 use crate::format::pack::PackKind;
 use crate::format::record::ObjectClass;
 use crate::lifecycle::closure::Closure;
-use crate::lifecycle::dispute::in_words;
+use crate::lifecycle::dispute::{all_answer, in_words};
 use crate::lifecycle::doubt::unproven;
 use crate::lifecycle::forget::{Carried, carry};
 use crate::lifecycle::heal_commit::{Pending, commit, reliance};
@@ -401,7 +401,8 @@ impl Healing<'_> {
             match carried {
                 Ok(Carried { disputed, .. }) if !disputed.is_empty() => {
                     // Nothing is wrong with the store: it goes on, and this is told of it.
-                    self.transfer.moved().out.entry(i).or_insert((Fault::Refused, in_words(&disputed)));
+                    let why = in_words(&disputed, all_answer(self.repository));
+                    self.transfer.moved().out.entry(i).or_insert((Fault::Refused, why));
                 }
                 Ok(Carried { recorded: 0, .. }) => {}
                 Ok(Carried { recorded: n, .. }) => {
@@ -453,11 +454,10 @@ impl Healing<'_> {
             } else if left > 0 {
                 let why = self.report.lost.iter().find(|(_, name, _)| *name == replica.name).map(|(_, _, why)| why.clone());
                 let why = why.unwrap_or_else(|| "not healed by this run".into());
-                healed.behind = Some(format!("lacks {left} snapshots: {why}"));
-                healed.fault = Some(Fault::Failed);
+                (healed.behind, healed.fault) = (Some(format!("lacks {left} snapshots: {why}")), Some(Fault::Failed));
             } else if self.targets.has(i) && self.transfer.moved().short.has(i) {
-                healed.behind = Some("something that was found damaged has no other place yet".into());
-                healed.fault = Some(Fault::Integrity);
+                let why = "something that was found damaged has no other place yet";
+                (healed.behind, healed.fault) = (Some(why.into()), Some(Fault::Integrity));
             } else if let Some((_, _, why)) = self.report.lost.iter().find(|(_, name, _)| *name == replica.name) {
                 (healed.behind, healed.fault) = (Some(format!("a snapshot is not whole there: {why}")), Some(Fault::Integrity));
             } else if let Some(why) = self.damaged_keys.remove(&i).or(objects.left) {
@@ -467,8 +467,7 @@ impl Healing<'_> {
         }
         for (name, _, e) in &repository.set.closed {
             let fault = Some(RepositoryError::from_kind(e.kind));
-            let lacked = left.values().copied().max().unwrap_or(0);
-            let behind = Some(told(e));
+            let (lacked, behind) = (left.values().copied().max().unwrap_or(0), Some(told(e)));
             self.report.replicas.push(ReplicaHealed { name: name.clone(), lacked, behind, fault, ..ReplicaHealed::default() });
         }
     }

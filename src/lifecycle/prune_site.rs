@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::{Planted, Time};
 use crate::format::Hash;
 use crate::format::record::ObjectClass;
-use crate::lifecycle::dispute::{dispute, in_words};
+use crate::lifecycle::dispute::{all_answer, dispute, in_words};
 use crate::lifecycle::doubt::{self, doubtful};
 use crate::lifecycle::heal::HealError;
 use crate::lifecycle::inventory::{Inventory, pack_class};
@@ -263,9 +263,9 @@ impl<'r> Site<'r> {
             return Err(RepositoryError::new(Fault::Integrity, why).into());
         }
         // What some log forgot and another still stands on is in dispute: its copies here may be the better ones.
-        let disputed = dispute(self.repository, self.settings.group_by, &self.settings.forgotten, &doubtful).await?;
+        let disputed = dispute(self.repository, &[self.settings.group_by], &self.settings.forgotten, &doubtful).await?;
         if !disputed.is_empty() {
-            let why = format!("nothing was condemned: {}", in_words(&disputed));
+            let why = format!("nothing was condemned: {}", in_words(disputed.keys(), all_answer(self.repository)));
             return Err(RepositoryError::new(Fault::Refused, why).into());
         }
         // What is forgotten was forgotten for what stays. Where that turns out to be damaged, the former may be all that is left.

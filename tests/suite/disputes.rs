@@ -190,3 +190,119 @@ fn damage_is_told_and_is_no_reason_to_give_up() {
     days.desk.expect(0, &["status"]);
     days.comes_back(&id_of(&days, 0), 0, "one");
 }
+
+/// Another source, with so many lines in it.
+fn other_source(days: &Days, words: usize) {
+    std::fs::create_dir_all(days.desk.at("src2")).expect("made");
+    days.desk.write("src2/x", &"some words\n".repeat(words));
+    days.desk.expect(0, &["backup", "--no-heal", "src2"]);
+}
+
+fn loses_slot(days: &Days, store: &str, slot: u64) {
+    std::fs::remove_file(days.desk.at(&format!("stores/{store}/log/00000001/{slot:020}"))).expect("removed");
+    let _ = std::fs::remove_dir_all(days.desk.at(&format!("stores/{store}/checkpoints")));
+    let _ = std::fs::remove_dir_all(days.desk.at("state"));
+}
+
+/// The log is made again of a store that alone stands on something, and has part of it damaged.
+#[test]
+fn a_repair_that_misses_the_last_of_a_source_waits() {
+    for object in [false, true] {
+        let days = Days::new(&["one", "two"], RULES);
+        let first = id_of(&days, 0);
+        let (packs, objects) = (days.objects("one", "data"), days.objects("one", "snapshots"));
+        other_source(&days, 1);
+        other_source(&days, 1);
+        days.without("one", |desk| desk.expect(4, &["forget", "--group-by", "host", "--keep-last", "1"]));
+        is_told(&days, &["heal"], &[&first]);
+        is_told(&days, &["status"], &[&first]);
+        is_told(&days, &["prune"], &[&first]);
+        match object {
+            true => std::fs::remove_file(&objects[0]).expect("removed"),
+            false => packs.iter().for_each(|pack| {
+                let bytes = std::fs::read(pack).expect("there");
+                std::fs::remove_file(pack).expect("removed");
+                std::fs::write(pack, &bytes[..bytes.len() / 2]).expect("written");
+            }),
+        }
+        loses_slot(&days, "one", 3);
+        if object {
+            // All of it is there, and what it is the other store knows.
+            days.desk.expect(0, &["repair", "log", "one"]);
+            is_told(&days, &["heal"], &[&first]);
+            nothing_is_lost(&days, &[(&first, 0, "one")]);
+        } else {
+            let told = days.desk.expect(14, &["repair", "log", "one"]);
+            assert!(told.err.contains("the last of its source") && told.err.contains(&first[..8]), "{}", told.err);
+            let told = days.desk.expect(4, &["undelete", &first]);
+            assert!(told.out.contains(" is back as "), "{}", told.out);
+            days.desk.expect(4, &["repair", "log", "one"]);
+            days.desk.expect(0, &["heal"]);
+            days.comes_back(&id_of(&days, 0), 0, "one");
+        }
+    }
+}
+
+/// Rules for wider groups than the configuration's settle nothing between narrower ones.
+#[test]
+fn a_wider_group_settles_nothing() {
+    let (days, first, second) = disputed(RULES);
+    other_source(&days, 1);
+    let told = days.desk.expect(0, &["heal", "--dry-run"]);
+    assert!(told.err.contains(&first[..8]) && told.err.contains(&second[..8]), "{}", told.err);
+    is_told(&days, &["forget", "--group-by", "host", "--keep-last", "9", "--dry-run"], &[&first, &second]);
+    is_told(&days, &["forget", "--group-by", "host", "--keep-last", "9"], &[&first, &second]);
+    nothing_is_lost(&days, &[(&first, 0, "two"), (&second, 1, "one")]);
+}
+
+/// What is named goes whatever else is wrong there.
+#[test]
+fn a_name_waits_for_nothing() {
+    let days = Days::new(&["one", "two"], RULES);
+    let first = id_of(&days, 0);
+    let before = [days.objects("one", "data"), days.objects("two", "data")];
+    other_source(&days, 50_000);
+    days.without("two", |desk| desk.expect(4, &["forget", &first]));
+    days.spoil("one", "data", &before[0], false);
+    days.spoil("two", "data", &before[1], false);
+    days.desk.expect(14, &["verify", "--read-data"]);
+    let told = days.desk.expect(14, &["status"]);
+    assert!(told.err.contains("forgotten in another log") && told.err.contains(&first[..8]), "{}", told.err);
+    days.desk.expect(0, &["forget", &first]);
+    let told = days.desk.expect(14, &["status"]);
+    assert!(!told.err.contains("forgotten in another log"), "{}", told.err);
+}
+
+/// What is damaged, and was forgotten for what is whole elsewhere, is no reason to wait.
+#[test]
+fn a_repair_waits_for_nothing_that_was_forgotten_for_something_whole() {
+    let mut days = Days::new(&["one", "two"], RULES);
+    let packs = days.objects("one", "data");
+    other_source(&days, 1);
+    days.takes_away("one");
+    days.next(4, &[]);
+    days.desk.expect(4, &["forget", "--keep-last", "1"]);
+    days.brings_back("one");
+    for pack in packs {
+        std::fs::write(&pack, b"nothing that was").or_else(|_| std::fs::remove_file(&pack)).expect("spoilt");
+    }
+    loses_slot(&days, "one", 2);
+    days.desk.expect(4, &["repair", "log", "one"]);
+    days.desk.expect(0, &["heal"]);
+    days.comes_back(&id_of(&days, 0), 1, "one");
+}
+
+/// Who wants all of a source to go says so twice, where a store was away the first time.
+#[test]
+fn all_of_a_source_goes_when_it_is_said_again() {
+    let mut days = Days::new(&["one", "two"], RULES);
+    days.next(0, &[]);
+    let path = days.desk.at("src").to_str().expect("UTF-8").to_owned();
+    let all = ["forget", "--unsafe-allow-remove-all", "--path", &path];
+    days.without("two", |desk| desk.expect(4, &all));
+    is_told(&days, &["heal"], &[]);
+    days.desk.expect(0, &all);
+    days.desk.expect(0, &["heal"]);
+    days.desk.expect(0, &["prune"]);
+    assert_eq!(days.objects("one", "data").len() + days.objects("two", "data").len(), 0);
+}

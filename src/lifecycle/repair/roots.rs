@@ -9,7 +9,7 @@ use crate::format::record::ObjectClass;
 use crate::format::snapshot::Snapshot;
 use crate::format::{Hash, object_hash};
 use crate::lifecycle::closure::Closure;
-use crate::lifecycle::dispute::source;
+use crate::lifecycle::dispute::{Left, Shown, all_answer, shown, source};
 use crate::lifecycle::doubt::{self, doubtful};
 use crate::lifecycle::heal::HealError;
 use crate::lifecycle::retention::group::{GroupBy, GroupKey};
@@ -50,9 +50,16 @@ async fn candidates(repository: &Repository, index: usize, past: &Past) -> Resul
         objects.extend(repository.listed(index, Class::Snapshot).await?);
     }
     for object in objects.into_iter().filter(|object| !past.state.is_condemned(ObjectClass::Snapshot, object)) {
-        let Some((snapshot, stored)) = repository.snapshot_at(index, &object).await? else { continue };
+        let (snapshot, own) = match repository.snapshot_at(index, &object).await? {
+            Some((snapshot, stored)) => (snapshot, Some((object, stored))),
+            // What another store has of it says as much.
+            None => match shown(repository, &object, Mask::one(index)).await {
+                Shown::By(snapshot) => (*snapshot, None),
+                Shown::ByNobody | Shown::Unknown => continue,
+            },
+        };
         let Ok(id) = snapshot.snapshot_id() else { continue };
-        found.entry(id).or_insert_with(|| Candidate { snapshot, own: Vec::new() }).own.push((object, stored));
+        found.entry(id).or_insert_with(|| Candidate { snapshot, own: Vec::new() }).own.extend(own);
     }
     for live in repository.live().await {
         if !found.contains_key(&live.id)
@@ -98,7 +105,9 @@ pub async fn commit(
         .collect();
     // What the old log named and nobody can show is gone, and is told.
     let forgotten = repository.forgotten_ids().await;
-    let gone = |id: &&Hash| !found.contains_key(*id) && !held.contains(*id) && !forgotten.contains(*id);
+    // What was forgotten elsewhere and nobody shows could never be brought back; unless somebody was not asked.
+    let all = all_answer(repository);
+    let gone = |id: &&Hash| !found.contains_key(*id) && !held.contains(*id) && (!forgotten.contains(*id) || !all);
     let lost = past.state.snapshots.keys().filter(gone);
     roots.not_whole.extend(lost.map(|id| (*id, "its object is damaged or missing wherever it lies".to_owned(), false)));
     let mut order: Vec<(Hash, Candidate)> = found.into_iter().collect();
@@ -107,17 +116,20 @@ pub async fn commit(
     order.sort_by_key(|(id, c)| (forgotten.contains(id), c.snapshot.time_seconds, c.snapshot.time_nanos, *id));
     let mut old: Vec<(Hash, Vec<(Hash, Bytes)>)> = Vec::new();
     let mut walk = Closure::new(repository, repository.index().await?, stop);
-    let mut sources: BTreeSet<GroupKey> = BTreeSet::new();
+    // Sources of which something whole lies here, and anywhere.
+    let by = [group_by];
+    let mut left = Left::of(repository, &by, &BTreeSet::new(), &doubtful).await?;
+    let mut here: BTreeSet<GroupKey> = BTreeSet::new();
     for (id, candidate) in order {
         let of = source(group_by, &candidate.snapshot);
         let stays = !forgotten.contains(&id) && !candidate.snapshot.partial;
         if held.contains(&id) {
-            sources.extend(stays.then_some(of));
+            here.extend(stays.then_some(of));
             old.push((id, candidate.own));
             continue;
         }
-        let spare = forgotten.contains(&id) && roots.not_whole.is_empty();
-        if spare && (candidate.snapshot.partial || sources.contains(&of)) {
+        let spare = forgotten.contains(&id);
+        if spare && roots.not_whole.is_empty() && (candidate.snapshot.partial || here.contains(&of)) {
             continue;
         }
         progress.set_current(|| format!("snapshot {}", hex::encode(&id[..4])));
@@ -126,10 +138,16 @@ pub async fn commit(
         if lost.is_some() || lacks {
             // What lacks was passed over once: the next snapshot that needs it must find that out, too.
             walk = Closure::new(repository, repository.index().await?, stop);
-            if spare {
+            // What was forgotten for something that is whole is missed by nobody.
+            if spare && (candidate.snapshot.partial || left.covers(&candidate.snapshot)) {
                 continue;
             }
-            let why = lost.unwrap_or_else(|| "not all that it stands on lies here".into());
+            let mut why = lost.unwrap_or_else(|| "not all that it stands on lies here".into());
+            if spare {
+                let what = "it was forgotten elsewhere and is the last of its source (`holdfast undelete` first, where another \
+                            store has all of it)";
+                why = format!("{why}; {what}");
+            }
             roots.not_whole.push((id, why, elsewhere.contains(&id)));
             continue;
         }
@@ -155,7 +173,10 @@ pub async fn commit(
         match repository.commit(index, id, object, candidate.snapshot.partial, &[], &[], &reliance).await {
             Ok(()) => {
                 roots.committed += 1;
-                sources.extend(stays.then_some(of));
+                if stays {
+                    left.add(&candidate.snapshot);
+                    here.insert(of);
+                }
                 old.push((id, candidate.own));
             }
             Err(WriteFault::LostCover(why)) => {

@@ -156,10 +156,10 @@ impl Run {
             }
             let known = async {
                 let doubtful = whole(&repository).await?;
-                dispute(&repository, GroupBy::default(), &BTreeSet::new(), &doubtful).await
+                dispute(&repository, &[GroupBy::default()], &BTreeSet::new(), &doubtful).await
             };
             let disputed = known.await.map_err(|e| format!("what is disputed: {e}"))?;
-            if let Some(id) = disputed.first() {
+            if let Some(id) = disputed.keys().next() {
                 self.settle(&repository, id).await?;
             }
             if round > 0 {
