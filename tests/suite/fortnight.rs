@@ -55,7 +55,7 @@ fn a_fortnight() {
         "[[job]]\nname = \"files\"\npaths = [\"src\"]\nevery = \"1d\"\n[job.hooks]\nbefore = [[\"sh\", \"./before\"]]\n\
          finally = [[\"sh\", \"-c\", \"echo $HOLDFAST_EXIT_CODE >>finally\"]]\n\
          [[job]]\nname = \"dump\"\ncommand = [\"sh\", \"-c\", \"date; seq 1 30000\"]\nevery = \"1d\"\n\
-         [retention]\nkeep_daily = 7\n[lifecycle]\nverify_within = \"7 d\"\n\
+         [retention]\nkeep_daily = 7\n[lifecycle]\nforget_floor = \"0 s\"\nverify_within = \"7 d\"\n\
          [metrics]\nfile = \"figures.prom\"\n[ping]\nurl = \"{}\"\n[log]\nformat = \"json\"\n",
         watcher.url("ping")
     );
@@ -84,7 +84,8 @@ fn a_fortnight() {
         let time = jiff::Timestamp::from_second(i64::try_from(at).expect("in range")).expect("a time");
         let mut command = Command::new("faketime");
         desk.prepare(&mut command);
-        // Only the calendar is shifted: waits go by the steady clock, and files keep their times.
+        // Only the calendar is shifted: waits go by the steady clock, and files keep their times (so there is no floor here: by the
+        // stores' clocks everything is young).
         command
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
             .env("DONT_FAKE_MONOTONIC", "1")
