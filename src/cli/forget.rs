@@ -204,6 +204,7 @@ fn rules(context: &Context, settings: &Settings, arguments: &ForgetArguments) ->
         partial_mercy: i64::try_from(settings.retention.partial_mercy.as_secs()).unwrap_or(i64::MAX),
         floor: 0,
         limit_percent: None,
+        source_by: settings.retention.group_by,
     })
 }
 
@@ -222,6 +223,7 @@ pub fn configured(context: &Context, settings: &Settings, confirmed: bool) -> Op
             partial_mercy: seconds(settings.retention.partial_mercy),
             floor: seconds(settings.lifecycle.forget_floor),
             limit_percent: (!confirmed).then_some(settings.lifecycle.forget_limit),
+            source_by: settings.retention.group_by,
         })
     })
 }

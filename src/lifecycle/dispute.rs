@@ -152,8 +152,11 @@ pub fn in_words<'i>(ids: impl IntoIterator<Item = &'i Hash>, all: bool) -> Strin
     let what = format!("{names}{more} stays: forgotten in another log, but nothing else of that source is left that is whole");
     match all {
         true => format!(
-            "{what}: `holdfast undelete` brings it back, `holdfast forget` with its name lets it go wherever a log can be written to"
+            "{what}: `holdfast undelete` brings it back, `holdfast forget` with its name lets it go wherever a log can be written to \
+             (all of a source: `holdfast forget --unsafe-allow-remove-all --host HOST --path PATH`)"
         ),
-        false => format!("{what} at the stores that answer: bring back the others first"),
+        false => format!(
+            "{what} at the stores that answer: bring back the others first, or `holdfast forget` it by name if it was meant to go"
+        ),
     }
 }

@@ -151,8 +151,8 @@ pub(super) async fn plan(
     let going: BTreeSet<Hash> = erasures.keys().copied().collect();
     let mut disputed = BTreeSet::new();
     if let What::ByRules(rules) = what {
-        // By the groups of these rules, and never by wider ones than those of whole sources.
-        let found = dispute(repository, &[rules.group_by, GroupBy::default()], &going, &doubtful).await?;
+        // By the groups of these rules, and never by wider ones than those that heal and prune go by.
+        let found = dispute(repository, &[rules.group_by, rules.source_by], &going, &doubtful).await?;
         for (id, snapshot) in found {
             let view = snapshot.map(|snapshot| SnapshotView { snapshot, id, mask: Mask::default(), replicas: Vec::new() });
             match view.filter(|view| rules.remove_all && among(view)) {
@@ -241,6 +241,7 @@ fn named(all: &[Candidate], ids: &[Hash]) -> Vec<Group> {
         partial_mercy: 0,
         floor: 0,
         limit_percent: None,
+        source_by: GroupBy::default(),
     };
     let mut groups = decide(all, &keeping);
     for decision in groups.iter_mut().flat_map(|group| &mut group.decisions) {

@@ -147,6 +147,8 @@ pub async fn run(
         objects: BTreeMap::new(),
     };
     if settings.extent == Extent::SmallGaps && !healing.small_gaps().await? {
+        healing.targets = targets.and(named);
+        healing.forgets().await;
         return Ok(healing.report);
     }
     let lacked = lacking(repository).await;

@@ -120,7 +120,16 @@ fn last(n: u32) -> What {
     let mut policy = Policy::default();
     policy.counts[0] = Count::Number(n);
     let (group_by, now) = (GroupBy::default(), (4_000_000_000, 0));
-    What::ByRules(Rules { policy, group_by, remove_all: false, now, partial_mercy: 0, floor: 0, limit_percent: None })
+    What::ByRules(Rules {
+        policy,
+        group_by,
+        remove_all: false,
+        now,
+        partial_mercy: 0,
+        floor: 0,
+        limit_percent: None,
+        source_by: group_by,
+    })
 }
 
 async fn forgets(repository: &Repository) -> Result<bool, RepositoryError> {

@@ -255,6 +255,46 @@ fn a_wider_group_settles_nothing() {
     nothing_is_lost(&days, &[(&first, 0, "two"), (&second, 1, "one")]);
 }
 
+/// The configuration's groups are the sources: narrower ones are not settled by wider rules, and wider ones dispute nothing.
+#[test]
+fn sources_are_the_groups_of_the_configuration() {
+    let rules = RULES.replace("keep_last = 1", "keep_last = 1\ngroup_by = \"host,paths,tags\"");
+    let mut days = Days::new(&["one", "two"], &rules);
+    let first = days.next(0, &["--tag", "weekly"]);
+    let second = days.next(0, &["--tag", "weekly"]);
+    days.next(0, &["--tag", "daily"]);
+    days.without("one", |desk| desk.expect(4, &["forget", &second]));
+    days.without("two", |desk| desk.expect(4, &["forget"]));
+    for by in ["host,paths", "host", ""] {
+        is_told(&days, &["forget", "--group-by", by, "--keep-last", "9"], &[&first, &second]);
+    }
+    nothing_is_lost(&days, &[(&first, 1, "two"), (&second, 2, "one")]);
+    // A source whose paths change, where a machine is a group.
+    let rules = RULES.replace("keep_last = 1", "keep_last = 1\ngroup_by = \"host\"");
+    let days = Days::new(&["one", "two"], &rules);
+    other_source(&days, 1);
+    days.without("two", |desk| desk.expect(4, &["forget"]));
+    days.desk.expect(0, &["backup", "src2"]);
+    for words in [&["forget"][..], &["status"], &["prune"], &["lifecycle"]] {
+        days.desk.expect(0, words);
+    }
+    assert_eq!(days.objects("one", "data").len() + days.objects("two", "data").len(), 2, "of the source that is left");
+}
+
+/// A store that lags by a forget alone has it from the next backup, so that a name given later is the last of its source.
+#[test]
+fn a_backup_brings_what_was_forgotten() {
+    let mut days = Days::new(&["one", "two"], RULES);
+    let second = days.next(0, &[]);
+    days.without("two", |desk| desk.expect(4, &["forget", "--keep-last", "1"]));
+    days.desk.write("src2", "words");
+    days.desk.expect(0, &["backup", "src2"]);
+    days.desk.expect(0, &["forget", &second]);
+    for words in [&["status"][..], &["lifecycle"], &["prune"]] {
+        days.desk.expect(0, words);
+    }
+}
+
 /// What is named goes whatever else is wrong there.
 #[test]
 fn a_name_waits_for_nothing() {

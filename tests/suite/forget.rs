@@ -37,7 +37,7 @@ const DAY: i64 = 86_400_000_000_000;
 
 fn keeping(policy: Policy) -> Rules {
     let (group_by, now) = (GroupBy::default(), (4_000_000_000, 0));
-    Rules { policy, group_by, remove_all: false, now, partial_mercy: 0, floor: 0, limit_percent: None }
+    Rules { policy, group_by, remove_all: false, now, partial_mercy: 0, floor: 0, limit_percent: None, source_by: group_by }
 }
 
 fn rules(policy: Policy) -> What {

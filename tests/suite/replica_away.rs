@@ -54,7 +54,8 @@ async fn forget(stage: &Stage, members: Vec<Member>, keep: u32) -> ForgetReport 
     let mut policy = Policy::default();
     policy.counts[0] = Count::Number(keep);
     let (group_by, now) = (GroupBy::default(), (4_000_000_000, 0));
-    let rules = Rules { policy, group_by, remove_all: false, now, partial_mercy: 0, floor: 0, limit_percent: None };
+    let rules =
+        Rules { policy, group_by, remove_all: false, now, partial_mercy: 0, floor: 0, limit_percent: None, source_by: group_by };
     let repository = stage.open_at(members, ReplicaSettings::default()).await.expect("it opens");
     run_forget(&repository, &What::ByRules(rules), &|_: &SnapshotView| true, false).await.expect("two are enough")
 }

@@ -44,7 +44,7 @@ fn taken(n: usize, text: &str, tags: &[&str]) -> Candidate {
 
 fn rules(policy: Policy) -> Rules {
     let (group_by, now) = (ALL_IN_ONE, instant(NOW));
-    Rules { policy, group_by, remove_all: false, now, partial_mercy: 0, floor: 0, limit_percent: None }
+    Rules { policy, group_by, remove_all: false, now, partial_mercy: 0, floor: 0, limit_percent: None, source_by: group_by }
 }
 
 /// Rules as words: `daily 7`, `within 1d`, `within-daily 7d`, `tag a,b`.

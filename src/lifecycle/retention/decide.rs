@@ -68,6 +68,9 @@ pub struct Rules {
     pub floor: i64,
     /// More than this many percent of the snapshots that are judged may not go at once; none: all may.
     pub limit_percent: Option<u8>,
+    /// What makes a source, whatever is judged together here: what one log has forgotten another gives up only where something of
+    /// the same source is left.
+    pub source_by: GroupBy,
 }
 
 /// Judges all candidates; groups come in the order of their keys. Whatever the order of the candidates, the answer is the same.

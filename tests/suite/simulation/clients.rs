@@ -313,6 +313,7 @@ impl Run {
             partial_mercy: 0,
             floor: 0,
             limit_percent: None,
+            source_by: GroupBy::default(),
         };
         self.forget(repository, &What::ByRules(rules)).await
     }

@@ -194,7 +194,13 @@ impl Run {
         lock(&self.world).turns[0].doing = Doing::Undelete;
         let said = self.bring_back(repository, view).await;
         lock(&self.world).turns[0].doing = Doing::Other;
-        said.map(drop)
+        let Err(why) = said else { return Ok(()) };
+        // It was forgotten, and is not whole where it was kept: nobody waits for it, and it is given up.
+        let required = lock(&self.world).judge.required().any(|(required, _)| required == id);
+        match why.contains("cannot come back") && !required {
+            true => self.give_up(repository, BTreeSet::from([*id])).await,
+            false => Err(why),
+        }
     }
 
     /// Every replica alone has what was promised, and nothing that was forgotten.
