@@ -147,8 +147,7 @@ pub async fn run(
         objects: BTreeMap::new(),
     };
     if settings.extent == Extent::SmallGaps && !healing.small_gaps().await? {
-        healing.targets = targets.and(named);
-        healing.forgets().await;
+        healing.forgets(targets.and(named)).await;
         return Ok(healing.report);
     }
     let lacked = lacking(repository).await;
@@ -164,7 +163,7 @@ pub async fn run(
     }
     let done = healing.rounds().await;
     if !settings.dry_run {
-        healing.forgets().await;
+        healing.forgets(healing.targets).await;
         let notes = repository.record_distrust(None).await;
         healing.report.notes.extend(notes);
         healing.report.notes.extend(repository.save_heads().err());
@@ -397,9 +396,9 @@ impl Healing<'_> {
         }))
     }
 
-    /// What others have forgotten is recorded at the targets that hold all that is live.
-    async fn forgets(&mut self) {
-        for (i, carried) in carry(self.repository, self.settings.group_by, self.transfer.alive(self.targets)).await {
+    /// What others have forgotten is recorded at those of `at` that hold all that is live.
+    async fn forgets(&mut self, at: Mask) {
+        for (i, carried) in carry(self.repository, self.settings.group_by, self.transfer.alive(at)).await {
             match carried {
                 Ok(Carried { disputed, .. }) if !disputed.is_empty() => {
                     // Nothing is wrong with the store: it goes on, and this is told of it.
