@@ -9,6 +9,8 @@ use crate::cli::output::{count, duration, name, short, size, table};
 use crate::cli::terminal::Watch;
 use crate::config::Settings;
 use crate::lifecycle::dispute::disputed_at;
+use crate::lifecycle::doubt::doubting;
+use crate::lifecycle::forget::{Carried, carry};
 use crate::lifecycle::heal::{Extent, HealSettings, run as heal};
 use crate::lifecycle::heal_report::{HealReport, ReplicaHealed};
 use crate::progress::Progress;
@@ -147,6 +149,29 @@ pub async fn small_gaps(context: &Context, settings: &Settings, repository: &Rep
             }
         }
         Err(e) => context.output.warn(&format!("healing before the backup: {}", Failure::from(e).message)),
+    }
+    forgets(context, settings, repository).await;
+}
+
+/// What others have forgotten is recorded where it is not yet: nothing has to be read for that unless damage is known, and then it
+/// waits for a heal. Whatever comes of it, nobody is left out of the backup for it.
+async fn forgets(context: &Context, settings: &Settings, repository: &Repository) {
+    if !doubting(repository).await.is_empty() {
+        return;
+    }
+    let carried = carry(repository, settings.retention.group_by, repository.writable());
+    for (i, done) in context.interruptible(carried).await.unwrap_or_default() {
+        let name = &repository.set.replicas[i].name;
+        match done {
+            Ok(Carried { recorded: 0, .. }) => {}
+            Ok(Carried { recorded, .. }) => {
+                let count = count(recorded, "forgotten snapshot");
+                context.output.note(&format!("store {name}: recorded what others have forgotten: {count}"));
+            }
+            Err(e) => {
+                context.output.warn(&format!("recording at {name} what others have forgotten: {}", Failure::from(e).message))
+            }
+        }
     }
 }
 

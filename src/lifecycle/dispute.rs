@@ -30,11 +30,12 @@ pub async fn dispute(
     doubtful: &BTreeMap<Hash, Mask>,
 ) -> Result<BTreeMap<Hash, Option<Snapshot>>, RepositoryError> {
     let forgotten = repository.forgotten_ids().await;
-    let mut held: BTreeMap<Hash, (Hash, Mask)> = BTreeMap::new();
+    // A log that was repaired may stand on another object of the same snapshot.
+    let mut held: BTreeMap<Hash, BTreeMap<Hash, Mask>> = BTreeMap::new();
     for index in repository.readable().indices() {
         let Some(log) = repository.log(index).await else { continue };
         for (id, root) in log.state.snapshots.iter().filter(|(id, root)| forgotten.contains(*id) && !root.partial) {
-            let (_, at) = held.entry(*id).or_insert((root.object, Mask::default()));
+            let at = held.entry(*id).or_default().entry(root.object).or_default();
             *at = at.or(Mask::one(index));
         }
     }
@@ -43,7 +44,7 @@ pub async fn dispute(
         return Ok(disputed);
     }
     let left = Left::of(repository, group_by, going, doubtful).await?;
-    let reads = stream::iter(held).map(async |(id, (object, at))| (id, shown(repository, &object, at).await));
+    let reads = stream::iter(held).map(async |(id, objects)| (id, shown_by(repository, objects).await));
     let mut reads = reads.buffered(AT_ONCE);
     while let Some((id, shown)) = reads.next().await {
         match shown {
@@ -113,6 +114,19 @@ pub enum Shown {
     ByNobody,
     /// Not every store could be asked.
     Unknown,
+}
+
+/// The same of all objects that some log stands on.
+async fn shown_by(repository: &Repository, objects: BTreeMap<Hash, Mask>) -> Shown {
+    let mut unknown = false;
+    for (object, at) in objects {
+        match shown(repository, &object, at).await {
+            Shown::By(snapshot) => return Shown::By(snapshot),
+            Shown::ByNobody => {}
+            Shown::Unknown => unknown = true,
+        }
+    }
+    if unknown { Shown::Unknown } else { Shown::ByNobody }
 }
 
 /// Looks where the object is relied on first, then anywhere.

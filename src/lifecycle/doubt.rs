@@ -16,14 +16,7 @@ use crate::verify::found_damage;
 /// Live snapshots that are not whole everywhere, and the replicas which hold them and where they are not. Reads nothing where
 /// no log tells of damage, else the catalogs of the snapshots that those logs hold.
 pub async fn doubtful(repository: &Repository, stop: &Stop) -> Result<BTreeMap<Hash, Mask>, HealError> {
-    let mut doubting = Mask::default();
-    for i in repository.readable().indices() {
-        if let Some(log) = repository.log(i).await
-            && (!log.state.distrusted.is_empty() || found_damage(&log.state))
-        {
-            doubting = doubting.or(Mask::one(i));
-        }
-    }
+    let doubting = doubting(repository).await;
     let mut found: BTreeMap<Hash, Mask> = BTreeMap::new();
     let mut suspects = repository.live().await;
     suspects.retain(|live| !live.mask.and(doubting).is_empty());
@@ -61,7 +54,20 @@ pub async fn doubtful(repository: &Repository, stop: &Stop) -> Result<BTreeMap<H
     Ok(found)
 }
 
-/// The same for who cannot be stopped.
+/// The replicas whose logs tell of damage there.
+pub async fn doubting(repository: &Repository) -> Mask {
+    let mut doubting = Mask::default();
+    for i in repository.readable().indices() {
+        if let Some(log) = repository.log(i).await
+            && (!log.state.distrusted.is_empty() || found_damage(&log.state))
+        {
+            doubting = doubting.or(Mask::one(i));
+        }
+    }
+    doubting
+}
+
+/// The same as [`doubtful`] for who cannot be stopped.
 pub async fn whole(repository: &Repository) -> Result<BTreeMap<Hash, Mask>, RepositoryError> {
     match doubtful(repository, &Stop::default()).await {
         Ok(found) => Ok(found),

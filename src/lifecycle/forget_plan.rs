@@ -13,6 +13,7 @@ use crate::lifecycle::retention::calendar::Moment;
 use crate::lifecycle::retention::decide::{Decision, Group, Rules, covering, decide, in_words};
 use crate::lifecycle::retention::group::{GroupBy, GroupKey};
 use crate::replica::Mask;
+use crate::replica::patience::while_it_answers;
 use crate::repository::Repository;
 use crate::repository::error::{Fault, RepositoryError};
 use crate::repository::layout;
@@ -108,6 +109,12 @@ pub(super) async fn plan(
                 let (id, why) = (hex::encode(one.id), one.held.as_deref().unwrap_or_default());
                 return Err(RepositoryError::new(Fault::Refused, format!("snapshot {id} is held {why}: nothing was forgotten")));
             }
+            // Also one that another log forgot before it was held here.
+            let holds = repository.holds(now).await;
+            if let Some(id) = ids.iter().find(|id| holds.contains_key(*id)) {
+                let id = hex::encode(id);
+                return Err(RepositoryError::new(Fault::Refused, format!("snapshot {id} is held: nothing was forgotten")));
+            }
             (named(&all, ids), ids.iter().copied().filter(|id| carried.contains(id) || unreadable.contains(id)).collect())
         }
     };
@@ -201,13 +208,20 @@ async fn spare_young(repository: &Repository, judged: &[Candidate], rules: &Rule
         if slots.is_empty() {
             continue;
         }
-        let store = &repository.set.replicas[index].store;
+        let replica = &repository.set.replicas[index];
+        let store = &replica.store;
         let time = async |slot: u64| match store.stat(&layout::slot(epoch, slot)).await {
             Ok(info) => info.map(|info| info.modified.seconds()),
             Err(_) => None,
         };
-        let Some(now) = time(head).await else { continue };
-        let times: Vec<_> = stream::iter(slots).map(async |(id, slot)| (id, time(slot).await)).buffered(AT_ONCE).collect().await;
+        let asked = async {
+            let now = time(head).await?;
+            let times = stream::iter(slots).map(async |(id, slot)| (id, time(slot).await)).buffered(AT_ONCE);
+            Some((now, times.collect::<Vec<_>>().await))
+        };
+        let patience = repository.set.settings.stall;
+        let told = while_it_answers(&repository.env, replica, patience, "asking when records were written", asked).await;
+        let Ok(Some((now, times))) = told else { continue };
         for (id, written) in times {
             let Some(written) = written else { continue };
             known.insert(id);

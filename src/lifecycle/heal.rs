@@ -147,7 +147,6 @@ pub async fn run(
         objects: BTreeMap::new(),
     };
     if settings.extent == Extent::SmallGaps && !healing.small_gaps().await? {
-        healing.forgets(targets.and(named)).await;
         return Ok(healing.report);
     }
     let lacked = lacking(repository).await;
@@ -163,7 +162,7 @@ pub async fn run(
     }
     let done = healing.rounds().await;
     if !settings.dry_run {
-        healing.forgets(healing.targets).await;
+        healing.forgets().await;
         let notes = repository.record_distrust(None).await;
         healing.report.notes.extend(notes);
         healing.report.notes.extend(repository.save_heads().err());
@@ -396,9 +395,9 @@ impl Healing<'_> {
         }))
     }
 
-    /// What others have forgotten is recorded at those of `at` that hold all that is live.
-    async fn forgets(&mut self, at: Mask) {
-        for (i, carried) in carry(self.repository, self.settings.group_by, self.transfer.alive(at)).await {
+    /// What others have forgotten is recorded at the targets that hold all that is live.
+    async fn forgets(&mut self) {
+        for (i, carried) in carry(self.repository, self.settings.group_by, self.transfer.alive(self.targets)).await {
             match carried {
                 Ok(Carried { disputed, .. }) if !disputed.is_empty() => {
                     // Nothing is wrong with the store: it goes on, and this is told of it.

@@ -99,20 +99,6 @@ fn a_damaged_object_settles_nothing() {
     nothing_is_lost(&days, &[(&first, 0, "two"), (&second, 1, "one")]);
 }
 
-/// What is one of a kind is what the configuration groups by.
-#[test]
-fn groups_are_those_of_the_rules() {
-    let rules = RULES.replace("keep_last = 1", "keep_last = 1\ngroup_by = \"host,tags\"");
-    let mut days = Days::new(&["one", "two"], &rules);
-    let first = days.next(0, &["--tag", "weekly"]);
-    let second = days.next(0, &["--tag", "weekly"]);
-    days.next(0, &["--tag", "daily"]);
-    days.without("one", |desk| desk.expect(4, &["forget", &second]));
-    days.without("two", |desk| desk.expect(4, &["forget", "--group-by", "host,tags", "--keep-last", "1"]));
-    is_told(&days, &["lifecycle"], &[&first, &second]);
-    nothing_is_lost(&days, &[(&first, 1, "two"), (&second, 2, "one")]);
-}
-
 /// One store alone made the second snapshot, and forgot the first for it; then that is damaged.
 fn damaged_after() -> (Days, String, String) {
     let mut days = Days::new(&["one", "two"], RULES);
@@ -265,6 +251,7 @@ fn sources_are_the_groups_of_the_configuration() {
     days.next(0, &["--tag", "daily"]);
     days.without("one", |desk| desk.expect(4, &["forget", &second]));
     days.without("two", |desk| desk.expect(4, &["forget"]));
+    is_told(&days, &["lifecycle"], &[&first, &second]);
     for by in ["host,paths", "host", ""] {
         is_told(&days, &["forget", "--group-by", by, "--keep-last", "9"], &[&first, &second]);
     }
@@ -293,6 +280,30 @@ fn a_backup_brings_what_was_forgotten() {
     for words in [&["status"][..], &["lifecycle"], &["prune"]] {
         days.desk.expect(0, words);
     }
+}
+
+/// A log that was made again stands on an object of its own; where that is lost, the other's says what it is.
+#[test]
+fn two_objects_of_one_snapshot() {
+    let days = Days::new(&["one", "two", "three"], RULES);
+    let path = days.desk.at("holdfast.toml");
+    let text = std::fs::read_to_string(&path).expect("there");
+    std::fs::write(&path, text.replace("memory =", "write_quorum = 1\nmemory =")).expect("written");
+    let first = id_of(&days, 0);
+    other_source(&days, 1);
+    loses_slot(&days, "one", 2);
+    let before = days.objects("one", "snapshots");
+    days.desk.expect(0, &["repair", "log", "one"]);
+    days.takes_away("one");
+    days.takes_away("two");
+    days.desk.expect(4, &["forget", &first]);
+    days.brings_back("one");
+    days.brings_back("two");
+    let own: Vec<_> = days.objects("one", "snapshots").into_iter().filter(|path| !before.contains(path)).collect();
+    assert_eq!(own.len(), 2, "they have names of their own there");
+    own.iter().for_each(|path| std::fs::remove_file(path).expect("removed"));
+    is_told(&days, &["heal"], &[&first]);
+    nothing_is_lost(&days, &[(&first, 0, "two")]);
 }
 
 /// What is named goes whatever else is wrong there.
